@@ -1,0 +1,40 @@
+"""From overrides to a checked, typed config: the only way a config comes into being."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TypeVar
+
+from hydra import compose as hydra_compose
+from omegaconf import DictConfig, OmegaConf
+
+from conf.bounds import check_bounds
+from conf.errors import BadInput, nearest
+from conf.schema import Ground
+
+C = TypeVar("C", bound=Ground)
+
+
+def typed(config: DictConfig, overrides: list[str], expected: type[C]) -> C:
+    """Return the composed config as its dataclass, bounds checked.
+
+    Raises BadInput for a value out of range and omegaconf's MissingMandatoryValue for a `???` left open.
+    """
+    known = {item.name for item in fields(expected)}
+    for key in config:
+        if key not in known:  # reached by +key=value
+            raise BadInput(str(key), None, "is not a key here", nearest(str(key), known - {"overrides"}))
+    result = OmegaConf.to_object(config)
+    if not isinstance(result, expected):
+        raise TypeError(f"composed {type(result).__name__}, expected {expected.__name__}")
+    result.overrides = list(overrides)
+    check_bounds(result)
+    return result
+
+
+def compose(entrypoint: str, overrides: list[str], expected: type[C]) -> C:
+    """Compose `conf/<entrypoint>.yaml` with these overrides, in the search path of the running entrypoint.
+
+    Used where one command needs many configs: a trial, a cell of a grid, a step of the pipeline, a repeated run.
+    """
+    return typed(hydra_compose(entrypoint, overrides), overrides, expected)

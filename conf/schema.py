@@ -1,0 +1,217 @@
+"""Everything that can be said, typed: one dataclass per settings group and one per entrypoint.
+
+The comment beside a field is its documentation; bounds stand in its metadata and are checked by `conf.bounds`.
+Component groups (model, optimizer, lr_schedule, searcher, scheduler) are `_target_` yamls and stay plain mappings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from conf.bounds import one_of, whole, within
+
+Component = dict[str, Any]
+
+COLUMN_TYPES = ("auto", "number", "category", "boolean", "time")
+TASKS = ("auto", "binary", "multiclass", "regression")
+TIME_PARTS = ("hour", "weekday", "yearday", "trend")
+
+
+@dataclass
+class Column:
+    """What a person may declare about one column; what is not said is inferred from the train part."""
+
+    type: str = one_of("auto", COLUMN_TYPES)
+    known_at: str = one_of("prediction", ("prediction", "after"))  # "after": never an input
+    parts: list[str] = field(default_factory=lambda: list(TIME_PARTS))  # features made of a time column
+
+
+@dataclass
+class Checks:
+    """Bounds of the checks that run before training."""
+
+    min_rows: int = whole(20, ge=1)  # rows with a target, in each part
+    max_single_column_auc: float = within(0.9, gt=0.5, le=1.0)  # above: the column knows the answer (leakage)
+    max_categories: int = whole(1000, ge=2)  # vocabulary kept per category column, the most frequent first
+
+
+@dataclass
+class Dataset:
+    """A table: where it comes from, what is predicted, what may be used."""
+
+    name: str = "???"
+    path: Optional[str] = None  # CSV or Parquet file, folder or glob; or
+    source: Optional[Component] = None  # _target_ of a function that returns a pyarrow.Table
+    target: str = "???"
+    positive: Optional[str] = None  # binary: the class whose probability is asked for (default: the later in order)
+    task: str = one_of("auto", TASKS)
+    columns: dict[str, Column] = field(default_factory=dict)
+    only_declared: bool = False  # true: a column that is not declared is not used
+    exclude: list[str] = field(default_factory=list)
+    checks: Checks = field(default_factory=Checks)
+
+
+@dataclass
+class Split:
+    """Which rows are train, validation and the sealed test parts; stated once, used everywhere."""
+
+    method: str = one_of("random", ("random", "time"))
+    column: Optional[str] = None  # time: the column that decides
+    periods: dict[str, list[str]] = field(default_factory=dict)  # time: part -> [from, to), ISO dates
+    fractions: dict[str, float] = field(default_factory=dict)  # random: part -> share, together at most 1
+    stratify: bool = True  # random: keep class shares equal (classification)
+    seed: int = whole(0, ge=0)  # random: not the training's seed, so that replicates share one split
+
+
+@dataclass
+class Training:
+    """How long and with what the one loop runs."""
+
+    epochs: int = whole(20, ge=1)
+    batch_size: int = whole(1024, ge=1)  # effective, over all workers
+    gradient_clip: float = within(1.0, ge=0.0)  # largest gradient norm; 0: none
+    patience: int = whole(5, ge=1)  # epochs without a better selection metric before stopping
+    metric: Optional[str] = None  # selection metric (val_auc, val_log_loss, val_rmse ...); null: the task's own
+    num_threads: int = whole(1, ge=1)  # torch threads per process
+
+
+@dataclass
+class Scaling:
+    """Where the loop runs: in this process, or in Ray Train workers."""
+
+    strategy: str = one_of("local", ("local", "ddp"))
+    num_workers: int = whole(1, ge=1)
+    cpus_per_worker: float = within(1.0, gt=0.0)
+    gpus_per_worker: float = within(0.0, ge=0.0)
+
+
+@dataclass
+class Tuning:
+    """The budget of a search."""
+
+    num_samples: int = whole(16, ge=1)  # trials per study
+    max_concurrent: Optional[int] = None  # trials at once; null: as many as the cluster's CPUs hold
+    cpus_per_trial: float = within(1.0, gt=0.0)
+    gpus_per_trial: float = within(0.0, ge=0.0)
+    time_budget_s: Optional[float] = None
+
+
+@dataclass
+class Tracking:
+    """Where runs and registered models are kept."""
+
+    uri: Optional[str] = None  # null: SQLite under the storage path
+    experiment: Optional[str] = None  # MLflow experiment; null: the registered model's name
+
+
+@dataclass
+class Cluster:
+    """The Ray cluster and the folder that all of it shares."""
+
+    address: Optional[str] = None  # null: the job's cluster, else our background head, else an embedded Ray
+    storage: Optional[str] = None  # null: $RUNGWAY_STORAGE, else var/ here (in a submitted job ~/.rungway)
+    num_cpus: Optional[int] = None  # embedded: null means all cores
+    dashboard: bool = True  # background head: needed by `ray job submit`
+    dashboard_port: int = whole(8265, ge=1, le=65535)
+
+
+@dataclass
+class Http:
+    """Where serving listens."""
+
+    host: str = "127.0.0.1"
+    port: int = whole(8000, ge=1, le=65535)
+
+
+@dataclass
+class Serving:
+    """How a registered model is served."""
+
+    http: Http = field(default_factory=Http)
+    num_replicas: int = whole(1, ge=1)
+    cpus_per_replica: float = within(1.0, gt=0.0)
+    max_rows: int = whole(1000, ge=1)  # rows in one request
+    max_body_mb: float = within(4.0, gt=0.0)
+    poll_s: float = within(1.0, gt=0.0)  # how often aliases and policy are looked at
+    log_predictions: bool = True
+
+
+@dataclass
+class Traffic:
+    """Which variants answer, and for how many of the units."""
+
+    ab_test: str = "default"  # salt of the sticky hash: a new name deals the units anew
+    weights: dict[str, float] = field(default_factory=dict)  # alias -> weight; they sum to 1
+
+
+@dataclass
+class Ground:
+    """What every entrypoint has."""
+
+    tracking: Tracking = field(default_factory=Tracking)
+    cluster: Cluster = field(default_factory=Cluster)
+    overrides: list[str] = field(default_factory=list)  # filled in by the entrypoint: what was said in the shell
+
+
+@dataclass
+class TrainConfig(Ground):
+    """jobs.train and jobs.tune."""
+
+    name: Optional[str] = None  # registered model; null: the dataset's name, for `table` the file's stem
+    seed: int = whole(0, ge=0)
+    register: bool = True
+    tuned: Optional[str] = None  # train the winner of this search (run id or "latest")
+    reproduce: Optional[str] = None  # repeat this run (run id or "latest") and compare
+    dataset: Dataset = field(default_factory=Dataset)
+    split: Split = field(default_factory=Split)
+    model: Component = field(default_factory=dict)
+    optimizer: Component = field(default_factory=dict)
+    lr_schedule: Component = field(default_factory=dict)
+    training: Training = field(default_factory=Training)
+    scaling: Scaling = field(default_factory=Scaling)
+    tuning: Tuning = field(default_factory=Tuning)
+    search_space: dict[str, Any] = field(default_factory=dict)
+    searcher: Component = field(default_factory=dict)
+    scheduler: Component = field(default_factory=dict)
+
+
+@dataclass
+class EvaluateConfig(Ground):
+    """jobs.evaluate."""
+
+    run: str = "latest"  # a training run's id, or the latest
+    name: Optional[str] = None  # latest of this registered model only
+    final: bool = False  # true: open the sealed test parts (each opening is recorded)
+    resamples: int = whole(500, ge=100)  # bootstrap
+    confidence: float = within(0.95, gt=0.5, lt=1.0)
+
+
+@dataclass
+class PromoteConfig(Ground):
+    """jobs.promote."""
+
+    name: str = "???"
+    version: str = "latest"  # a number, an alias, or "latest"
+    alias: str = one_of("challenger", ("champion", "challenger", "shadow", "staging"))
+
+
+@dataclass
+class DeployConfig(Ground):
+    """serve.deploy."""
+
+    name: str = "???"
+    serving: Serving = field(default_factory=Serving)
+    traffic: Traffic = field(default_factory=Traffic)
+
+
+@dataclass
+class PipelineConfig(TrainConfig):
+    """jobs.pipeline."""
+
+    serving: Serving = field(default_factory=Serving)
+    traffic: Traffic = field(default_factory=Traffic)
+    resamples: int = whole(500, ge=100)
+    confidence: float = within(0.95, gt=0.5, lt=1.0)
+    requests: int = whole(500, ge=1)  # real rows sent over HTTP, with feedback
+    keep: bool = False  # true: leave serving up at the end (`python -m serve.stop` ends it)
