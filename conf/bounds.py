@@ -15,6 +15,11 @@ def one_of(default: str, allowed: Sequence[str]) -> Any:
     return field(default=default, metadata={"allowed": tuple(allowed)})
 
 
+def several_of(allowed: Sequence[str]) -> Any:
+    """Return a list field of allowed words, all of them by default."""
+    return field(default_factory=lambda: list(allowed), metadata={"allowed_items": tuple(allowed)})
+
+
 def whole(default: int, **bounds: float) -> Any:
     """Return an integer field with bounds `ge`, `gt`, `le`, `lt`."""
     return field(default=default, metadata=bounds)
@@ -44,10 +49,18 @@ def check_bounds(config: Any, prefix: str = "") -> None:
             for name, inner in value.items():
                 if is_dataclass(inner):
                     check_bounds(inner, f"{key}.{name}.")
-        elif "allowed" in item.metadata and value not in item.metadata["allowed"]:
-            raise BadInput(key, value, "is not a choice", nearest(str(value), item.metadata["allowed"]))
+        elif "allowed" in item.metadata:
+            _check_word(key, value, item.metadata["allowed"])
+        elif "allowed_items" in item.metadata:
+            for word in value:
+                _check_word(key, word, item.metadata["allowed_items"])
         else:
             _check_number(key, value, {k: v for k, v in item.metadata.items() if k in _WORDS})
+
+
+def _check_word(key: str, value: Any, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise BadInput(key, value, "is not a choice", nearest(str(value), allowed))
 
 
 def _check_number(key: str, value: Any, bounds: dict[str, float]) -> None:

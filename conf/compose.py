@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.bounds import check_bounds
 from conf.errors import BadInput, nearest
-from conf.schema import Ground
+from conf.schema import Column, Ground, TrainConfig
 
 C = TypeVar("C", bound=Ground)
 
@@ -28,8 +28,21 @@ def typed(config: DictConfig, overrides: list[str], expected: type[C]) -> C:
     if not isinstance(result, expected):
         raise TypeError(f"composed {type(result).__name__}, expected {expected.__name__}")
     result.overrides = list(overrides)
+    if isinstance(result, TrainConfig):
+        result.dataset.columns = {name: _column(name, said) for name, said in result.dataset.columns.items()}
     check_bounds(result)
     return result
+
+
+def _column(name: str, said: object) -> Column:
+    """Type one entry of dataset.columns (OmegaConf cannot add a key to a mapping of dataclasses)."""
+    allowed = [item.name for item in fields(Column)]
+    if not isinstance(said, dict):
+        raise BadInput(f"dataset.columns.{name}", str(said), "is not a mapping", f"give {{key: value}} of {allowed}")
+    for key in said:
+        if key not in allowed:
+            raise BadInput(f"dataset.columns.{name}.{key}", None, "is not a key here", nearest(str(key), allowed))
+    return Column(**said)
 
 
 def compose(entrypoint: str, overrides: list[str], expected: type[C]) -> C:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from conf.bounds import one_of, whole, within
+from conf.bounds import one_of, several_of, whole, within
 
 Component = dict[str, Any]
 
@@ -24,7 +24,7 @@ class Column:
 
     type: str = one_of("auto", COLUMN_TYPES)
     known_at: str = one_of("prediction", ("prediction", "after"))  # "after": never an input
-    parts: list[str] = field(default_factory=lambda: list(TIME_PARTS))  # features made of a time column
+    parts: list[str] = several_of(TIME_PARTS)  # features made of a time column
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Dataset:
     target: str = "???"
     positive: Optional[str] = None  # binary: the class whose probability is asked for (default: the later in order)
     task: str = one_of("auto", TASKS)
-    columns: dict[str, Column] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)  # name -> Column (made typed by conf.compose)
     only_declared: bool = False  # true: a column that is not declared is not used
     exclude: list[str] = field(default_factory=list)
     checks: Checks = field(default_factory=Checks)
