@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from hydra import compose as hydra_compose
 from omegaconf import DictConfig, OmegaConf
@@ -51,3 +51,17 @@ def compose(entrypoint: str, overrides: list[str], expected: type[C]) -> C:
     Used where one command needs many configs: a trial, a cell of a grid, a step of the pipeline, a repeated run.
     """
     return typed(hydra_compose(entrypoint, overrides), overrides, expected)
+
+
+def from_yaml(text: str, expected: type[C]) -> C:
+    """Return the config that `to_yaml` wrote: a run repeated as it was, whatever the yaml files say today."""
+    written = OmegaConf.create(text)
+    if not isinstance(written, DictConfig):
+        raise TypeError("a config is a mapping")
+    config = OmegaConf.merge(OmegaConf.structured(expected), written)
+    return typed(cast(DictConfig, config), list(config.overrides), expected)
+
+
+def to_yaml(cfg: Ground) -> str:
+    """Return the whole config, defaults included."""
+    return OmegaConf.to_yaml(OmegaConf.structured(cfg))

@@ -1,0 +1,43 @@
+"""Every command answers --help at once, and ends a mistake with one sentence and exit code 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ENTRYPOINTS = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for folder in ("jobs", "serve", "cluster")
+    for path in (ROOT / folder).glob("*.py")
+    if "@entrypoint(" in path.read_text()
+)
+HEAVY = ("torch", "ray", "mlflow", "pandas", "pyarrow", "onnxruntime", "optuna")
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_the_commands_are_there() -> None:
+    assert {"jobs.train", "jobs.tune", "jobs.evaluate", "jobs.promote", "jobs.pipeline"} <= set(ENTRYPOINTS)
+    assert {"serve.deploy", "serve.stop", "cluster.head"} <= set(ENTRYPOINTS)
+
+
+@pytest.mark.parametrize("module", ENTRYPOINTS)
+def test_help_imports_nothing_heavy(module: str) -> None:
+    shown = run("-X", "importtime", "-m", module, "--help")
+    assert shown.returncode == 0
+    assert f"python -m {module}" in shown.stdout
+    assert "Groups:" in shown.stdout
+    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    assert not imported & set(HEAVY)
+
+
+@pytest.mark.parametrize("module", ENTRYPOINTS)
+def test_an_unknown_key_ends_with_one_sentence(module: str) -> None:
+    ended = run("-m", module, "+nonsense=1", *(["name=x"] if module in ("jobs.promote", "serve.deploy") else []))
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("nonsense: ") and ended.stderr.count("\n") == 1
+    assert ended.stdout == ""
