@@ -32,7 +32,8 @@ class Checks:
     """Bounds of the checks that run before training."""
 
     min_rows: int = whole(20, ge=1)  # rows with a target, in each part
-    max_single_column_auc: float = within(0.9, gt=0.5, le=1.0)  # above: the column knows the answer (leakage)
+    max_single_column_auc: float = within(0.99, gt=0.5, le=1.0)  # above: the column knows the answer (leakage)
+    max_single_column_correlation: float = within(0.995, gt=0.0, le=1.0)  # regression: rank correlation, likewise
     max_categories: int = whole(1000, ge=2)  # vocabulary kept per category column, the most frequent first
 
 

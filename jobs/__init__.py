@@ -1,0 +1,1 @@
+"""What is run: one file per entrypoint (a verb), one folder per noun that they share."""

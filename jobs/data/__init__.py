@@ -1,0 +1,1 @@
+"""Tables: where they come from, whether they are sound, how they are split and encoded."""

@@ -1,0 +1,1 @@
+"""Models: features, networks, heads, and their export to ONNX."""

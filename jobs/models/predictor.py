@@ -1,0 +1,83 @@
+"""The model as it is trained and exported: features, a network, and the head of its task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cluster.columns import ModelSchema
+from conf.errors import BadInput
+from conf.schema import Component
+from jobs.data.encode import Encoded
+from jobs.models.features import Features
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a network is given: the width of its features and the vocabulary size of each category column.
+
+    A network is any `nn.Module` built as `Net(inputs=Inputs, outputs=int, **its_yaml)` whose
+    forward(features [N, inputs.features] float32, codes [N, len(inputs.categories)] int64) returns [N, outputs]:
+    one logit per class, or one standardised value for regression. Code 0 is "unknown".
+    """
+
+    features: int
+    categories: tuple[int, ...]
+
+
+class Predictor(nn.Module):
+    """Encoded columns in, probabilities (or a value in target units) out."""
+
+    target_mean: Tensor
+    target_scale: Tensor
+
+    def __init__(self, features: Features, network: nn.Module, task: str, target: Tensor) -> None:
+        super().__init__()
+        self.features, self.network, self.task = features, network, task
+        regression = task == "regression"
+        spread = float(target.double().std()) if regression and len(target) > 1 else 1.0
+        self.register_buffer("target_mean", torch.tensor(float(target.double().mean()) if regression else 0.0))
+        self.register_buffer("target_scale", torch.tensor(spread or 1.0))
+
+    def forward(self, numbers: Tensor, codes: Tensor, times: Tensor) -> Tensor:
+        """Return [N, K] probabilities, or [N, 1] values in target units.
+
+        numbers [N, a] float32 (NaN: missing), codes [N, b] int64 (0: unknown), times [N, c] int64 epoch seconds.
+        """
+        return self.answer(self.network(self.features(numbers, times), codes))
+
+    def answer(self, outputs: Tensor) -> Tensor:
+        """Return what a person reads from the network's [N, K] outputs."""
+        if self.task == "regression":
+            return outputs * self.target_scale + self.target_mean
+        return torch.softmax(outputs, dim=1)
+
+    def loss_sum(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Return the summed loss: cross-entropy in nats, or squared error of the standardised target."""
+        if self.task == "regression":
+            wanted = (target - self.target_mean) / self.target_scale
+            return functional.mse_loss(outputs[:, 0], wanted, reduction="sum")
+        return functional.cross_entropy(outputs, target, reduction="sum")
+
+
+def build(model: Component, schema: ModelSchema, train: Encoded, target: Tensor) -> Predictor:
+    """Build the predictor of a `model` yaml; statistics come from the train part. Raises BadInput for a bad yaml."""
+    parts = tuple(column.parts for column in schema.columns if column.type == "time")
+    features = Features(torch.from_numpy(train.numbers), torch.from_numpy(train.times), parts)
+    inputs = Inputs(
+        features=features.width,
+        categories=tuple(len(c.categories) + 1 for c in schema.columns if c.type == "category"),
+    )
+    outputs = len(schema.classes) if schema.classes else 1
+    try:
+        network = instantiate(model, inputs=inputs, outputs=outputs)
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise BadInput("model", model.get("_target_"), f"cannot be built ({cause})", "see conf/model") from error
+    if not isinstance(network, nn.Module):
+        raise BadInput("model._target_", model.get("_target_"), "is not a torch.nn.Module", "name a class of one")
+    return Predictor(features, network, schema.task, target)

@@ -1,0 +1,80 @@
+"""The loop on the workers of Ray Train: start them, hand them the data, fetch what the first one leaves."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.train import Checkpoint, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from safetensors.torch import load_file, save_file
+
+from conf.errors import BadInput
+from conf.schema import Scaling, TrainConfig
+from jobs.training.context import WorkerContext
+from jobs.training.loop import Outcome, fit
+from jobs.training.tensors import TrainingData
+
+_WEIGHTS, _OUTCOME = "weights.safetensors", "outcome.json"
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What each worker is given; the data lie in the object store."""
+
+    cfg: TrainConfig
+    data: ray.ObjectRef
+
+
+def fit_on_workers(cfg: TrainConfig, data: TrainingData, storage: Path) -> Outcome:
+    """Run `fit` on scaling.num_workers processes of the connected Ray cluster and return the first one's outcome.
+
+    Raises BadInput when the cluster can never hold the workers, and what a worker raised otherwise.
+    """
+    check_resources(cfg.scaling, ray.cluster_resources())
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"task": _Task(cfg, ray.put(data))},
+        scaling_config=ScalingConfig(
+            num_workers=cfg.scaling.num_workers,
+            use_gpu=cfg.scaling.gpus_per_worker > 0,
+            resources_per_worker=_per_worker(cfg.scaling),
+        ),
+        run_config=RunConfig(storage_path=str(storage / "train")),
+    )
+    checkpoint = trainer.fit().checkpoint
+    if checkpoint is None:
+        raise RuntimeError("Ray Train ended without the first worker's outcome")
+    with checkpoint.as_directory() as folder:
+        kept = json.loads((Path(folder) / _OUTCOME).read_text())
+        state = load_file(Path(folder) / _WEIGHTS)
+    return Outcome(state, kept["metrics"], kept["best_epoch"], tuple(kept["history"]))
+
+
+def check_resources(scaling: Scaling, available: dict[str, float]) -> None:
+    """Raise BadInput when the cluster's total resources can never hold all workers."""
+    for resource, each in _per_worker(scaling).items():
+        wanted, total = each * scaling.num_workers, available.get(resource, 0.0)
+        if wanted > total:
+            bound = f"needs {wanted:g} {resource}, the cluster has {total:g}"
+            raise BadInput("scaling.num_workers", scaling.num_workers, bound, "ask for fewer workers or add nodes")
+
+
+def _per_worker(scaling: Scaling) -> dict[str, float]:
+    wanted = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
+    return {resource: amount for resource, amount in wanted.items() if amount > 0}
+
+
+def _worker(loop_config: dict[str, _Task]) -> None:
+    task = loop_config["task"]
+    context = WorkerContext()
+    outcome = fit(task.cfg, ray.get(task.data), context)
+    with tempfile.TemporaryDirectory() as folder:
+        if context.rank == 0:
+            save_file(outcome.state, Path(folder) / _WEIGHTS)
+            kept = {"metrics": outcome.metrics, "best_epoch": outcome.best_epoch, "history": outcome.history}
+            (Path(folder) / _OUTCOME).write_text(json.dumps(kept))
+        ray.train.report(outcome.metrics, checkpoint=Checkpoint(folder) if context.rank == 0 else None)

@@ -1,0 +1,1 @@
+"""Searches: Hydra sweeps over Ray Tune with an Optuna searcher."""
