@@ -214,6 +214,8 @@ def _epoch(value: object) -> int:
         raise TypeError
     if isinstance(value, int | float):
         return int(value)
+    if isinstance(value, dt.datetime):
+        return int(value.replace(tzinfo=value.tzinfo or dt.UTC).timestamp())
     moment = dt.datetime.fromisoformat(value)  # type: ignore[arg-type]  # a TypeError is the answer wanted
     return int(moment.replace(tzinfo=moment.tzinfo or dt.UTC).timestamp())
 
