@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from conf.errors import BadInput
-from conf.help import help_text
+from conf.help import config_dirs, help_text
 from conf.schema import Ground
 
 C = TypeVar("C", bound=Ground)
@@ -51,6 +51,7 @@ def _run_hydra(name: str, expected: type[C], sweeper: type | None, main: Callabl
     from conf.compose import typed
 
     store.register()
+    _add_own_folders(sys.argv[1:])
     if sweeper is not None:
         Plugins.instance().register(sweeper)
     logging.basicConfig(level=os.environ.get("RUNGWAY_LOG", "INFO"), format="%(message)s", stream=sys.stderr)
@@ -67,6 +68,15 @@ def _run_hydra(name: str, expected: type[C], sweeper: type | None, main: Callabl
     composed()
     if failed:
         raise failed[0]
+
+
+def _add_own_folders(arguments: list[str]) -> None:
+    """Let the Python files beside a person's own yamls (`--config-dir`) be imported, here and by Ray's workers."""
+    for folder in config_dirs(arguments):
+        absolute = str(folder.resolve())
+        sys.path.insert(0, absolute)
+        known = os.environ.get("PYTHONPATH", "")
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [absolute, known]))
 
 
 @contextmanager

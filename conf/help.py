@@ -16,7 +16,8 @@ def groups(folders: list[Path]) -> dict[str, list[str]]:
     return {group: sorted(options) for group, options in sorted(found.items())}
 
 
-def _config_dirs(arguments: list[str]) -> list[Path]:
+def config_dirs(arguments: list[str]) -> list[Path]:
+    """Return the folders given with --config-dir (or -cd)."""
     named = []
     for i, argument in enumerate(arguments):
         flag, _, value = argument.partition("=")
@@ -36,7 +37,7 @@ def help_text(name: str, arguments: list[str], docstring: str) -> str:
     """Return the help of one entrypoint (name: its primary yaml; docstring: of its module)."""
     primary = (CONF / f"{name}.yaml").read_text()
     settings = primary.split("\n\n", 1)[1].split("\nhydra:")[0].strip() if "\n\n" in primary else ""
-    options = groups([CONF, *_config_dirs(arguments)])
+    options = groups([CONF, *config_dirs(arguments)])
     used = [group for group in _used_groups(primary) if group in options]
     width = max((len(group) for group in used), default=0)
     lines = [docstring.strip(), "", "Keys:", *(f"  {line}" for line in settings.splitlines()), "", "Groups:"]

@@ -1,13 +1,14 @@
 """Train one model and register it as a version.
 
     python -m jobs.train dataset=flights model=mlp optimizer.lr=1e-3
-    python -m jobs.train -m model=linear,mlp seed=1,2      # four runs at once
+    python -m jobs.train -m model=linear,mlp seed=1,2      # four runs, at once where the cluster allows
     python -m jobs.train tuned=latest scaling=ddp          # the winner of the latest search, on Ray Train
     python -m jobs.train reproduce=latest                  # repeat a run and compare
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,23 +21,28 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Trained:
+class Result:
     """What one training run left behind."""
 
     run_id: str
     version: Version | None
     metrics: dict[str, float]
-    weights_sha256: str
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items() if name.startswith("val_"))
+        where = f"{self.version.name} version {self.version.number}" if self.version else "not registered"
+        return f"{where}: {metrics} (run {self.run_id})"
 
 
-def train(cfg: TrainConfig) -> Trained:
+def train(cfg: TrainConfig) -> Result:
     """Train as configured, record the run, and register its version unless `register=false`."""
-    from cluster import lineage as made_from
-    from cluster.progress import say
+    from cluster.lineage import lineage
+    from cluster.progress import say, step
     from cluster.tracking import connect
     from jobs.data.load import default_name, load
-    from jobs.training.publish import publish
-    from jobs.training.run import outcome_of
+    from jobs.training.publish import Trained, publish
+    from jobs.training.run import run_loop
     from jobs.training.tensors import prepare
     from jobs.tuning.winner import with_winner
 
@@ -45,25 +51,40 @@ def train(cfg: TrainConfig) -> Trained:
     name = cfg.name or default_name(cfg.dataset)
     data = load(cfg.dataset, cfg.split)
     say(data.said)
-    tensors = prepare(data)
-    with tracking.run(name, "train", cfg) as run:
-        lineage = made_from.lineage(cfg, data.data_hash, data.split_hash)
-        outcome = outcome_of(cfg, tensors)
-        run.log(outcome.history, tags={"weights_sha256": outcome.weights_sha256, **lineage})
-        version = publish(cfg, name, run, data, tensors, outcome, lineage) if cfg.register else None
-    return Trained(run.id, version, outcome.metrics, outcome.weights_sha256)
+    with tracking.run(name, "train", cfg) as run, step(f"train {name}") as shown:
+        made_from = lineage(data.data_hash, data.split_hash, cfg.seed)
+        run.tag(made_from)
+        tensors = prepare(data)
+        outcome = run_loop(cfg, tensors, shown)
+        run.log(outcome.history)
+        run.tag({"weights_sha256": outcome.weights_sha256, "best_epoch": outcome.best_epoch})
+        trained = Trained(cfg, name, data, tensors, outcome, made_from)
+        version = publish(trained, tracking, run) if cfg.register else None
+        result = Result(run.id, version, outcome.metrics)
+        shown.done(str(result))
+    return result
+
+
+def reproduce(cfg: TrainConfig) -> bool:
+    """Repeat the run `cfg.reproduce`, say what is the same, and return whether the weights are."""
+    from cluster.progress import say
+    from cluster.tracking import connect
+    from jobs.training.reproduce import compare, recorded_config
+
+    tracking = connect(cfg.tracking, cfg.cluster)
+    then = tracking.find(str(cfg.reproduce), "train", cfg.name)
+    comparison = compare(tracking, then, train(recorded_config(cfg, tracking, then)).run_id)
+    say(comparison.said())
+    return comparison.same
 
 
 @entrypoint("train", TrainConfig, sweeper=SearchSweeper)
 def main(cfg: TrainConfig) -> None:
-    """Train, or repeat a run."""
-    if cfg.reproduce is not None:
-        from jobs.training.reproduce import reproduce
-
-        reproduce(cfg, train)
-        return
-    trained = train(cfg)
-    print(trained)
+    """Train, or repeat a run (exit code 1 if the result differs)."""
+    if cfg.reproduce is None:
+        print(train(cfg))
+    elif not reproduce(cfg):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ class Data:
     sizes: dict[str, int]
     data_hash: str
     split_hash: str
+    example: tuple[dict[str, object], ...]  # a few validation rows as a client would send them
     said: tuple[str, ...]
 
 
@@ -91,12 +92,11 @@ def real_rows(dataset: Dataset, split: Split, count: int, seed: int) -> Requests
     part = frame.split.parts[-1]
     rows = frame.split.rows(part)
     drawn = np.sort(np.random.default_rng(seed).choice(rows, min(count, len(rows)), replace=False))
-    columns = {c.name: _json(frame.table[c.name].take(drawn), c.type) for c in frame.data.schema.columns}
     values = frame.target.values[drawn]
     classes = frame.target.classes
     return Requests(
         part,
-        tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)),
+        _json_rows(frame.table.take(drawn), frame.data.schema),
         tuple(classes[int(v)] if classes else float(v) for v in values),
         tuple(f"row-{row}" for row in drawn),
     )
@@ -148,6 +148,7 @@ def _make_frame(written: str, _stamps: tuple[tuple[str, int], ...]) -> _Frame:
         sizes=sizes,
         data_hash=content_hash(whole),
         split_hash=_split_hash(assignment),
+        example=_json_rows(table.take(assignment.rows("validation")[:5]), schema),
         said=(*words, target.said, *said, *close),
     )
     frame = _Frame(table, target, assignment, data)
@@ -174,6 +175,12 @@ def _split_hash(assignment: Assignment) -> str:
     digest = hashlib.sha256(",".join(assignment.parts).encode())
     digest.update(assignment.of_row.tobytes())
     return digest.hexdigest()
+
+
+def _json_rows(table: pa.Table, schema: ModelSchema) -> tuple[dict[str, object], ...]:
+    """Return the rows' inputs as a client would send them."""
+    columns = {c.name: _json(table[c.name], c.type) for c in schema.columns}
+    return tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
 
 def _json(values: pa.ChunkedArray, kind: str) -> list[object]:

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from cluster import session
+from cluster.progress import Step
 from cluster.storage import storage_path
+from conf.errors import BadInput
 from conf.schema import TrainConfig
-from jobs.training.context import LocalContext, Report
+from jobs.training.context import LocalContext
 from jobs.training.loop import Outcome, fit
+from jobs.training.metrics import selection_metric
 from jobs.training.tensors import TrainingData
 
 
-def run(cfg: TrainConfig, data: TrainingData, on_epoch: Report | None = None) -> Outcome:
-    """Train once; `on_epoch` hears each epoch of a local run (workers log their own)."""
+def run_loop(cfg: TrainConfig, data: TrainingData, shown: Step) -> Outcome:
+    """Train once, showing how far it is. Raises BadInput for several workers without Ray Train."""
+    metric, _ = selection_metric(data.schema.task, cfg.training.metric)
     if cfg.scaling.strategy == "local":
+        if cfg.scaling.num_workers > 1:
+            remedy = "say scaling=ddp"
+            raise BadInput("scaling.num_workers", cfg.scaling.num_workers, "needs scaling.strategy=ddp", remedy)
+
+        def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+            shown.update(f"epoch {epoch}/{cfg.training.epochs}, {metric} {metrics[metric]:.4f}")
+
         return fit(cfg, data, LocalContext(on_epoch))
     from jobs.training.workers import fit_on_workers
 
+    shown.update(f"{cfg.scaling.num_workers} workers of Ray Train")
     with session.connect(cfg.cluster):
         return fit_on_workers(cfg, data, storage_path(cfg.cluster))
