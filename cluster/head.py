@@ -17,7 +17,7 @@ def main(cfg: Ground) -> None:
 
     head = start_head(cfg.cluster)
     print(f"Ray head at {head.address}, dashboard {head.dashboard_url}, pid {head.pid}")
-    print(f"submit a job:  export RAY_API_SERVER_ADDRESS={head.dashboard_url}")
+    print(f"submit a job:  export RAY_AUTH_MODE=token RAY_API_SERVER_ADDRESS={head.dashboard_url}")
     print("               ray job submit --working-dir . -- python -m jobs.pipeline dataset=flights")
     print("end it:        python -m serve.stop")
 

@@ -21,16 +21,7 @@ from conf.schema import Cluster
 
 ROOT = Path(__file__).parents[1]
 RECORD, LOG = "head.json", "head.log"
-START_S, STOP_S = 120.0, 20.0
-ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.05",  # default 2 s: adds up to 5 s after each fit()
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # files that nobody reads
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
+START_S, STOP_S = 120.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -79,12 +70,12 @@ def connect(cluster: Cluster) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ})
     address = find_address(cluster)
     quiet = {"logging_level": logging.ERROR, "log_to_driver": os.environ.get("RUNGWAY_DEBUG") == "1"}
     if address is None:
         os.environ["PYTHONPATH"] = _python_path()
-        ray.init(address="local", num_cpus=cluster.num_cpus, include_dashboard=False, **quiet)
+        with _said_to_workers():
+            ray.init(address="local", num_cpus=cluster.num_cpus, include_dashboard=True, **quiet)
     else:
         # Ray tells workers this folder itself; a user's own folders must be said.
         own = {"env_vars": {"PYTHONPATH": _python_path()}} if os.environ.get("PYTHONPATH") and not submitted() else None
@@ -97,6 +88,26 @@ def connect(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _said_to_workers() -> Iterator[None]:
+    """Let the Ray that starts inside have its own address in its environment.
+
+    Ray Train asks Ray's state API whether its controller lives, and that takes any Ray it finds on the machine:
+    without this, a stale or foreign one delays every fit() by 12 s.
+    """
+    port = str(_free_port())
+    before = {key: os.environ.get(key) for key in ("RAY_GCS_SERVER_PORT", "RAY_ADDRESS")}
+    os.environ.update({"RAY_GCS_SERVER_PORT": port, "RAY_ADDRESS": f"127.0.0.1:{port}"})
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
 
 
 def find_address(cluster: Cluster) -> str | None:
@@ -123,13 +134,14 @@ def start_head(cluster: Cluster) -> Head:
     storage = storage_path(cluster)
     if (head := running_head(storage)) is not None:
         return head
+    _make_token()
     port, dashboard_port = _free_port(), _free_port(cluster.dashboard_port)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--port={port}", f"--include-dashboard={cluster.dashboard}"]
     command += [f"--dashboard-port={dashboard_port}", "--dashboard-host=127.0.0.1"]
     command += [f"--num-cpus={cluster.num_cpus}"] if cluster.num_cpus else []
-    environment = {**ENVIRONMENT, **os.environ, VARIABLE: str(storage), "PYTHONPATH": _python_path()}
-    environment.pop("RAY_ADDRESS", None)
+    own = {VARIABLE: str(storage), "PYTHONPATH": _python_path(), "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    environment = {**os.environ, **own}
     log = storage / LOG
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -148,25 +160,35 @@ def start_head(cluster: Cluster) -> Head:
     return head
 
 
+def _make_token() -> None:
+    """Make the token (~/.ray/auth_token) that drivers and `ray job submit` show the head, unless there is one."""
+    said = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
+    if os.environ["RAY_AUTH_MODE"] == "token" and not said and not (Path.home() / ".ray" / "auth_token").exists():
+        command = [sys.executable, "-m", "ray.scripts.scripts", "get-auth-token", "--generate"]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+
+
 def stop_head(cluster: Cluster) -> bool:
     """End the background head with all its processes, by pid; return whether one was running."""
     storage = storage_path(cluster)
     head = running_head(storage)
     if head is None:
         return False
-    members = _group(head.pid)
-    for wanted in (signal.SIGTERM, signal.SIGKILL):
-        for pid in members:
+    members = _session(head.pid)
+    _signal(head.pid, signal.SIGTERM)  # it ends its own
+    for wanted in (None, signal.SIGTERM, signal.SIGKILL):
+        alive = [pid for pid in members if _started(pid) is not None]
+        for pid in alive if wanted else []:
             _signal(pid, wanted)
         deadline = time.monotonic() + STOP_S
-        while any(_started(pid) is not None for pid in members) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        while any(_started(pid) is not None for pid in alive) and time.monotonic() < deadline:
+            time.sleep(0.05)
     (storage / RECORD).unlink(missing_ok=True)
     return True
 
 
-def _group(leader: int) -> list[int]:
-    """Return the pids of a process group's session: the head, and all that it started."""
+def _session(leader: int) -> list[int]:
+    """Return the pids of a process session: the head, and all that it started."""
     pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -174,7 +196,7 @@ def _group(leader: int) -> list[int]:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            if int(fields[3]) == leader:  # session id: ray's children keep it
+            if int(fields[3]) == leader:  # fields[3]: the session id, which Ray's children keep
                 pids.append(int(entry.name))
     return pids
 
