@@ -1,0 +1,79 @@
+"""How serving answers: JSON, and one shape for whatever a client got wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from conf.errors import BadInput
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Refused(Exception):
+    """A request that cannot be answered, with its HTTP status."""
+
+    def __init__(self, status: int, why: BadInput) -> None:
+        super().__init__(str(why))
+        self.status, self.why = status, why
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A status, a JSON body and headers."""
+
+    body: object
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def refusal(refused: Refused) -> Answer:
+    """Return the one JSON shape of errors: key, value, bound, remedy, and the sentence made of them."""
+    why = refused.why
+    error = {"key": why.key, "value": why.value, "bound": why.bound, "remedy": why.remedy, "message": str(why)}
+    return Answer({"error": error}, refused.status)
+
+
+async def send(answer: Answer, respond: Send) -> None:
+    """Send an answer through ASGI."""
+    body = orjson.dumps(answer.body, default=str)
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **answer.headers}
+    pairs = [(key.encode("latin-1"), value.encode("latin-1", "replace")) for key, value in headers.items()]
+    await respond({"type": "http.response.start", "status": answer.status, "headers": pairs})
+    await respond({"type": "http.response.body", "body": body})
+
+
+async def read_json(scope: Scope, receive: Receive, most_bytes: int) -> dict[str, Any]:
+    """Return the request's JSON object; raises Refused with 400, 413 or 415."""
+    kind = header(scope, b"content-type").split(";")[0].strip().lower()
+    if kind and kind != "application/json":
+        raise Refused(415, BadInput("content-type", kind, "is not JSON", "send content-type: application/json"))
+    chunks, size, more = [], 0, True
+    while more:
+        message = await receive()
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        more = message.get("more_body", False) and message["type"] == "http.request"
+        if size > most_bytes:
+            bound = f"is larger than {most_bytes:,} bytes"
+            raise Refused(413, BadInput("body", None, bound, "send fewer rows at once"))
+    try:
+        body = orjson.loads(b"".join(chunks))
+    except orjson.JSONDecodeError as error:
+        raise Refused(400, BadInput("body", None, f"is not JSON ({error})", "send a JSON object")) from error
+    if not isinstance(body, dict):
+        raise Refused(400, BadInput("body", None, "is not a JSON object", 'send {"rows": [...]}'))
+    return body
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """Return a request header, "" where it is not given."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value.decode("latin-1"))
+    return ""
