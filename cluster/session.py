@@ -21,7 +21,7 @@ from conf.schema import Cluster
 
 ROOT = Path(__file__).parents[1]
 RECORD, LOG = "head.json", "head.log"
-START_S, STOP_S = 120.0, 10.0
+START_S, STOP_S = 120.0, 3.0
 
 
 @dataclass(frozen=True)

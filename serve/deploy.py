@@ -30,6 +30,7 @@ def deploy(cfg: DeployConfig) -> str:
 def main(cfg: DeployConfig) -> None:
     """Deploy, and show a request that can be pasted."""
     import json
+    import shlex
 
     from cluster.progress import step
     from cluster.registry import Registry
@@ -40,7 +41,8 @@ def main(cfg: DeployConfig) -> None:
         shown.done(f"answers at {url}")
     version = Registry(connect_tracking(cfg.tracking, cfg.cluster)).resolve(cfg.name, "champion")
     row = json.dumps(json.loads((version.folder / "example.json").read_text())[0])
-    print(f"curl -s {url}/predict -H 'content-type: application/json' -d '{{\"rows\":[{row}]}}'")
+    body = shlex.quote(f'{{"rows":[{row}]}}')
+    print(f"curl -s {url}/predict -H 'content-type: application/json' -d {body}")
     print("python -m serve.stop   # ends it")
 
 

@@ -48,6 +48,7 @@ def model_application(cfg: DeployConfig) -> serve.Application:
         "name": cfg.name,
         "num_replicas": cfg.serving.num_replicas,
         "max_ongoing_requests": MOST_ONGOING,
+        "graceful_shutdown_wait_loop_s": 0.1,
         "ray_actor_options": {"num_cpus": cfg.serving.cpus_per_replica},
     }
     return serve.deployment(serve.ingress()(Model)).options(**options).bind(cfg)

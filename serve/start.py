@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import time
 import urllib.request
+from dataclasses import replace
 from urllib.error import URLError
 
 from ray import serve
+from ray.serve import RunTarget
 from ray.serve.config import HTTPOptions
 
 from cluster.storage import storage_path
+from conf.compose import to_yaml
 from conf.errors import BadInput
-from conf.schema import DeployConfig, Http
+from conf.schema import DeployConfig, Http, Traffic
 from serve.replica import FALLBACK, fallback_application, model_application
 
 ANSWER_S = 60.0
@@ -34,33 +38,45 @@ def check_port(http: Http) -> None:
 
 
 def start(cfg: DeployConfig) -> str:
-    """Put the model's application up (in place where it runs already) and return its URL once it answers."""
-    http = cfg.serving.http
-    record = storage_path(cfg.cluster) / "serve.json"
+    """Put the model's application up and return its URL once it answers.
+
+    Where it runs already with the same settings nothing is restarted: its replicas follow the registry by themselves.
+    """
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    http, record = cfg.serving.http, storage_path(cfg.cluster) / "serve.json"
     running = serve.status().applications
+    settings = dict(json.loads(record.read_text())) if running and record.exists() else {}
     if not running:
         check_port(http)
-        record.write_text(json.dumps({"port": http.port}))
-    elif record.exists() and (port := json.loads(record.read_text())["port"]) != http.port:
-        raise BadInput("serving.http.port", http.port, f"cannot be: Serve runs on {port}", f"say {port}, or stop it first")
+    elif (port := settings.get("port", http.port)) != http.port:
+        raise BadInput("serving.http.port", http.port, f"cannot be: Serve runs on {port}", "give that port, or stop it")
     serve.start(http_options=HTTPOptions(host=http.host, port=http.port))
-    if FALLBACK not in running:
-        serve.run(fallback_application(), name=FALLBACK, route_prefix="/", blocking=False)
-    serve.run(model_application(cfg), name=cfg.name, route_prefix=f"/{cfg.name}", blocking=False)
+    own = to_yaml(replace(cfg, overrides=[], traffic=Traffic()))  # the policy is the registry's
+    wanted = [] if FALLBACK in running else [RunTarget(fallback_application(), FALLBACK, "/")]
+    if cfg.name not in running or settings.get(cfg.name) != own:
+        wanted.append(RunTarget(model_application(cfg), cfg.name, f"/{cfg.name}"))
+    if wanted:
+        serve.run_many(wanted)
+    record.write_text(json.dumps({**settings, "port": http.port, cfg.name: own}))
     url = f"http://{http.host}:{http.port}/{cfg.name}"
-    _wait_for_answer(f"{url}/healthz")
+    _wait_for_answer(f"{url}/healthz", cfg.traffic)
     return url
 
 
-def _wait_for_answer(url: str) -> None:
-    deadline = time.monotonic() + ANSWER_S
-    while True:
+def _wait_for_answer(url: str, traffic: Traffic) -> None:
+    """Wait until the application answers, with this policy."""
+    deadline, why = time.monotonic() + ANSWER_S, "another policy is live"
+    while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:
-                if json.load(answer)["status"] == "ok":
-                    return
+                said = json.load(answer)
         except (URLError, ConnectionError, TimeoutError, ValueError) as error:
-            if time.monotonic() > deadline:
-                bound = f"did not answer within {ANSWER_S:g} s ({error})"
-                raise BadInput("serving", url, bound, "see the head's log under the storage path") from error
+            why = str(error)
+        else:
+            if said["refused"]:
+                raise BadInput("serving", url, said["refused"], "mend that; the previous variants keep answering")
+            if said["weights"] == traffic.weights and said["ab_test"] == traffic.ab_test:
+                return
         time.sleep(0.05)
+    bound = f"did not answer as asked within {ANSWER_S:g} s ({why})"
+    raise BadInput("serving", url, bound, "see the head's log under the storage path")
