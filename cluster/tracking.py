@@ -59,7 +59,11 @@ class Run:
         written = to_yaml(cfg)
         self.text(written, "config.yaml")
         self.text("\n".join(cfg.overrides), "overrides.txt")
-        params = [Param(key, value) for key, value in _flat(OmegaConf.create(written))]
+        self.params(dict(_flat(OmegaConf.create(written))))
+
+    def params(self, values: Mapping[str, str]) -> None:
+        """Keep what the run was given, to search by."""
+        params = [Param(key, value[:6000]) for key, value in values.items()]
         for start in range(0, len(params), _PARAMS):
             self._client.log_batch(self.id, params=params[start : start + _PARAMS])
 
@@ -76,7 +80,7 @@ def _flat(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, DictConfig):
             yield from _flat(value, f"{name}.")
         else:
-            yield name, str(value)[:6000]
+            yield name, str(value)
 
 
 class Tracking:

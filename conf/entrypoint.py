@@ -44,7 +44,6 @@ def entrypoint(
 def _run_hydra(name: str, expected: type[C], sweeper: type | None, main: Callable[[C], None]) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
-    from hydra.core.plugins import Plugins
     from omegaconf import DictConfig
 
     from conf import store
@@ -53,7 +52,7 @@ def _run_hydra(name: str, expected: type[C], sweeper: type | None, main: Callabl
     store.register()
     _add_own_folders(sys.argv[1:])
     if sweeper is not None:
-        Plugins.instance().register(sweeper)
+        store.register_sweeper(sweeper)
     logging.basicConfig(level=os.environ.get("RUNGWAY_LOG", "INFO"), format="%(message)s", stream=sys.stderr)
 
     failed: list[Exception] = []  # kept past Hydra, which would print its own line about it

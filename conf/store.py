@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
 
 from conf.schema import DeployConfig, EvaluateConfig, Ground, PipelineConfig, PromoteConfig, TrainConfig
 
+PLUGINS = "hydra_plugins.rungway"
 SCHEMAS: dict[str, type[Ground]] = {
     "train": TrainConfig,
     "tune": TrainConfig,
@@ -23,4 +29,15 @@ def register() -> None:
     store = ConfigStore.instance()
     for entrypoint, schema in SCHEMAS.items():
         store.store(name=f"{entrypoint}_schema", node=schema)
-    store.store(group="hydra/sweeper", name="search", node={"_target_": "jobs.tuning.sweeper.SearchSweeper"})
+    sweeper = {"_target_": f"{PLUGINS}.SearchSweeper", "run": "jobs.train.train"}
+    store.store(group="hydra/sweeper", name="search", node=sweeper)
+
+
+def register_sweeper(sweeper: type[Sweeper]) -> None:
+    """Make a sweeper class known to Hydra, which takes plugins from the namespace hydra_plugins alone."""
+    module = ModuleType(PLUGINS)
+    setattr(module, sweeper.__name__, sweeper)
+    sys.modules[PLUGINS] = module
+    sweeper.__module__ = PLUGINS
+    Plugins.instance().register(sweeper)  # first looks for installed plugins, hence before the next line
+    sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))

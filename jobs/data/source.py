@@ -6,9 +6,9 @@ import glob
 from pathlib import Path
 
 import pyarrow as pa
-from hydra.utils import instantiate
 from pyarrow import csv, fs, parquet
 
+from conf.component import make
 from conf.errors import BadInput
 from conf.schema import Dataset
 
@@ -18,18 +18,7 @@ _SUFFIXES = (".csv", ".csv.gz", ".parquet")
 def read(dataset: Dataset) -> pa.Table:
     """Return the table of a dataset, columns as they are; raises BadInput for what cannot be read."""
     if dataset.source is not None:
-        try:
-            table = instantiate(dataset.source)
-        except BadInput:
-            raise
-        except Exception as error:
-            where = dataset.source.get("_target_")
-            cause = error.__cause__ or error
-            raise BadInput("dataset.source", where, f"failed ({cause})", "see conf/dataset") from error
-        if not isinstance(table, pa.Table):
-            where = dataset.source.get("_target_")
-            raise BadInput("dataset.source", where, f"returned {type(table).__name__}", "return a pyarrow.Table")
-        return table
+        return make("dataset", dataset.source, pa.Table)
     if dataset.path is None:
         raise BadInput("dataset.path", None, "is not given", "add dataset.path=FILE, or a dataset.source")
     filesystem, paths = _files(dataset.path)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cluster.columns import ModelSchema
-from conf.errors import BadInput
+from conf.component import make
 from conf.schema import Component
 from jobs.data.encode import Encoded
 from jobs.models.features import Features
@@ -73,11 +72,5 @@ def build(model: Component, schema: ModelSchema, train: Encoded, target: Tensor)
         categories=tuple(len(c.categories) + 1 for c in schema.columns if c.type == "category"),
     )
     outputs = len(schema.classes) if schema.classes else 1
-    try:
-        network = instantiate(model, inputs=inputs, outputs=outputs)
-    except Exception as error:
-        cause = error.__cause__ or error
-        raise BadInput("model", model.get("_target_"), f"cannot be built ({cause})", "see conf/model") from error
-    if not isinstance(network, nn.Module):
-        raise BadInput("model._target_", model.get("_target_"), "is not a torch.nn.Module", "name a class of one")
+    network = make("model", model, nn.Module, inputs=inputs, outputs=outputs)
     return Predictor(features, network, schema.task, target)

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-Report = Callable[[int, dict[str, float]], None]
+OBJECTIVE, LAST = "objective", "last"  # of a trial's reports
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch that is over. number: from 1; objective: the selection metric's best so far; last: the loop ends."""
+
+    number: int
+    metrics: dict[str, float]
+    objective: float
+    last: bool
+
+
+Report = Callable[[Epoch], None]
 
 
 class Context(Protocol):
@@ -27,8 +41,8 @@ class Context(Protocol):
     def sum(self, value: float) -> float:
         """Return the sum over all workers."""
 
-    def report(self, epoch: int, metrics: dict[str, float], last: bool) -> None:
-        """Tell whoever watches that an epoch (from 1) is over; last: the loop ends here. A trial may be stopped."""
+    def report(self, epoch: Epoch) -> None:
+        """Tell whoever watches that an epoch is over. A trial may be stopped there."""
 
 
 class LocalContext:
@@ -52,24 +66,24 @@ class LocalContext:
         """Return the value itself."""
         return value
 
-    def report(self, epoch: int, metrics: dict[str, float], last: bool) -> None:  # noqa: ARG002
+    def report(self, epoch: Epoch) -> None:
         """Tell the listener."""
         if self._on_epoch is not None:
-            self._on_epoch(epoch, metrics)
+            self._on_epoch(epoch)
 
 
 class TrialContext(LocalContext):
     """In a trial's actor: each epoch goes to Ray Tune, whose scheduler may stop the trial there.
 
-    `last` marks the report after which the trial has finished by itself: a searcher sees a stopped trial
+    LAST marks the report after which the trial has finished by itself: a searcher sees a stopped trial
     as complete too, and only this marker tells them apart.
     """
 
-    def report(self, epoch: int, metrics: dict[str, float], last: bool) -> None:
+    def report(self, epoch: Epoch) -> None:
         """Report to Ray Tune."""
         from ray import tune
 
-        tune.report({**metrics, "epoch": epoch, "last": last})
+        tune.report({**epoch.metrics, "epoch": epoch.number, OBJECTIVE: epoch.objective, LAST: epoch.last})
 
 
 class WorkerContext:
@@ -107,8 +121,8 @@ class WorkerContext:
             torch.distributed.all_reduce(total)
         return float(total)
 
-    def report(self, epoch: int, metrics: dict[str, float], last: bool) -> None:
-        """Report to Ray Train from the first worker's point of view (all have the same numbers)."""
+    def report(self, epoch: Epoch) -> None:
+        """Report to Ray Train (all workers have the same numbers)."""
         from ray import train
 
-        train.report({**metrics, "epoch": epoch, "last": last})
+        train.report({**epoch.metrics, "epoch": epoch.number})

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from conf.component import make
 from conf.errors import BadInput
-from conf.schema import Component, TrainConfig
+from conf.schema import TrainConfig
 from jobs.models.predictor import Predictor, build
-from jobs.training.context import Context
+from jobs.training.context import Context, Epoch
 from jobs.training.metrics import selection_metric, validation_metrics
 from jobs.training.tensors import Tensors, TrainingData
 
 State = dict[str, Tensor]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,19 @@ class _Resident:
 
 
 def fit(cfg: TrainConfig, data: TrainingData, context: Context) -> Outcome:
-    """Train one model; the same seed, data and number of workers give bitwise the same weights.
+    """Train one model, reporting each epoch to the context; see `epochs`."""
+    loop = epochs(cfg, data, context)
+    while True:
+        try:
+            epoch = next(loop)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
+        context.report(epoch)
+
+
+def epochs(cfg: TrainConfig, data: TrainingData, context: Context) -> Generator[Epoch, None, Outcome]:
+    """Train one model, yielding each epoch; the same seed, data and number of workers give bitwise the same weights.
 
     Every worker holds all rows and takes rows rank, rank + world_size, ... of each batch of
     `training.batch_size`, so that the sum of gradients is that of one process.
@@ -85,22 +96,22 @@ def fit(cfg: TrainConfig, data: TrainingData, context: Context) -> Outcome:
     torch.manual_seed(cfg.seed * 1_000_003 + context.rank)  # dropout differs between workers
     train, validation = (_resident(predictor, part, context) for part in (data.train, data.validation))
     network = context.wrap(predictor.network)
-    optimizer = _component("optimizer", cfg.optimizer, Optimizer, params=network.parameters())
-    lr_schedule = _component("lr_schedule", cfg.lr_schedule, LRScheduler, optimizer=optimizer)
+    optimizer = make("optimizer", cfg.optimizer, Optimizer, params=network.parameters())
+    lr_schedule = make("lr_schedule", cfg.lr_schedule, LRScheduler, optimizer=optimizer)
     best, history = _Best(metric, direction), []
-    for epoch in range(1, cfg.training.epochs + 1):
-        loss = _one_epoch(cfg, predictor, network, optimizer, train, epoch, context)
+    for number in range(1, cfg.training.epochs + 1):
+        lr = optimizer.param_groups[0]["lr"]
+        loss = _one_epoch(cfg, predictor, network, optimizer, train, number, context)
         if not math.isfinite(loss):
             remedy = "lower it, or lower training.gradient_clip"
-            raise BadInput("optimizer.lr", cfg.optimizer.get("lr"), f"made the loss {loss} in epoch {epoch}", remedy)
-        lr = optimizer.param_groups[0]["lr"]
+            raise BadInput("optimizer.lr", cfg.optimizer.get("lr"), f"made the loss {loss} in epoch {number}", remedy)
         lr_schedule.step()
         metrics = {"train_loss": loss, **_validate(predictor, validation, context), "lr": lr}
         history.append(metrics)
-        best.offer(epoch, metrics, predictor)
-        done = epoch == cfg.training.epochs or epoch - best.epoch >= cfg.training.patience
-        context.report(epoch, metrics, done)
-        if done:
+        best.offer(number, metrics, predictor)
+        last = number == cfg.training.epochs or number - best.epoch >= cfg.training.patience
+        yield Epoch(number, metrics, best.metrics[metric], last)
+        if last:
             break
     return Outcome(best.state, best.metrics, best.epoch, tuple(history))
 
@@ -110,17 +121,6 @@ def _resident(predictor: Predictor, part: Tensors, context: Context) -> _Residen
     with torch.no_grad():
         features = predictor.features(part.numbers.to(device), part.times.to(device))
     return _Resident(features, part.codes.to(device), part.target.to(device))
-
-
-def _component(group: str, component: Component, kind: type[T], **arguments: object) -> T:
-    try:
-        made = instantiate(component, **arguments)
-    except Exception as error:
-        cause = error.__cause__ or error
-        raise BadInput(group, component.get("_target_"), f"cannot be built ({cause})", f"see conf/{group}") from error
-    if not isinstance(made, kind):
-        raise BadInput(f"{group}._target_", component.get("_target_"), f"makes no {kind.__name__}", f"see conf/{group}")
-    return made
 
 
 def _one_epoch(

@@ -7,7 +7,7 @@ from cluster.progress import Step
 from cluster.storage import storage_path
 from conf.errors import BadInput
 from conf.schema import TrainConfig
-from jobs.training.context import LocalContext
+from jobs.training.context import Epoch, LocalContext
 from jobs.training.loop import Outcome, fit
 from jobs.training.metrics import selection_metric
 from jobs.training.tensors import TrainingData
@@ -21,8 +21,8 @@ def run_loop(cfg: TrainConfig, data: TrainingData, shown: Step) -> Outcome:
             remedy = "say scaling=ddp"
             raise BadInput("scaling.num_workers", cfg.scaling.num_workers, "needs scaling.strategy=ddp", remedy)
 
-        def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-            shown.update(f"epoch {epoch}/{cfg.training.epochs}, {metric} {metrics[metric]:.4f}")
+        def on_epoch(epoch: Epoch) -> None:
+            shown.update(f"epoch {epoch.number}/{cfg.training.epochs}, {metric} {epoch.metrics[metric]:.4f}")
 
         return fit(cfg, data, LocalContext(on_epoch))
     from jobs.training.workers import fit_on_workers

@@ -14,10 +14,11 @@ from jobs.training.metrics import DIRECTION, selection_metric, validation_metric
 )
 def test_it_learns_every_task(task, metric, bound, small_data, small_config) -> None:
     seen = []
-    context = LocalContext(lambda epoch, metrics: seen.append((epoch, metrics)))
+    context = LocalContext(seen.append)
     outcome = fit(small_config(), small_data(task), context)
     assert outcome.metrics[metric] > bound
-    assert [epoch for epoch, _ in seen] == list(range(1, len(outcome.history) + 1))
+    assert [epoch.number for epoch in seen] == list(range(1, len(outcome.history) + 1))
+    assert [epoch.last for epoch in seen] == [False] * (len(seen) - 1) + [True]
     assert outcome.metrics == outcome.history[outcome.best_epoch - 1]
 
 
@@ -71,7 +72,7 @@ def test_a_diverging_run_ends_with_one_sentence(small_data, small_config) -> Non
         ("optimizer", {"_target_": "torch.optim.Adamw", "lr": 1e-3}, "optimizer: 'torch.optim.Adamw' cannot be built"),
         ("optimizer", {"_target_": "torch.optim.AdamW", "lr": -1}, "Invalid learning rate"),
         ("model", {"_target_": "jobs.models.mlp.Mlp", "layers": 0}, "model"),
-        ("model", {"_target_": "collections.OrderedDict"}, "is not a torch.nn.Module"),
+        ("model", {"_target_": "collections.UserDict"}, "makes no Module"),
     ],
 )
 def test_a_bad_component_is_named(group, component, said, small_data, small_config) -> None:
