@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -74,7 +75,9 @@ def search(asked: Search) -> SearchResult:
     space = Space(asked.entrypoint, tuple(cfg.overrides), asked.dimensions)
     data = load(cfg.dataset, cfg.split)
     metric, mode = selection_metric(data.schema.task, cfg.training.metric)
-    sampler = make("searcher", cfg.searcher, BaseSampler)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # conditional spaces need TPE's groups
+        sampler = make("searcher", cfg.searcher, BaseSampler)
     scheduler = make("scheduler", cfg.scheduler, TrialScheduler, metric=OBJECTIVE, mode=mode)
     tracking = connect(cfg.tracking, cfg.cluster)
     name = cfg.name or default_name(cfg.dataset)
