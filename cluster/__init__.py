@@ -9,6 +9,7 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",  # nobody else on the network may run code here
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.05",  # default 2 s: adds up to 5 s after each fit()
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # files that nobody reads
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command, not only the search
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 EVERY_S = 30.0  # between two lines of one step where nothing can be rewritten
 
@@ -50,10 +52,24 @@ class Step:
         sys.stderr.flush()
 
 
+_numbers: ContextVar[Iterator[str] | None] = ContextVar("numbers", default=None)
+
+
+@contextmanager
+def numbered(total: int) -> Iterator[None]:
+    """Number the steps of the block: [1/total], [2/total], ..."""
+    before = _numbers.set(f"[{i}/{total}] " for i in itertools.count(1))
+    try:
+        yield
+    finally:
+        _numbers.reset(before)
+
+
 @contextmanager
 def step(title: str) -> Iterator[Step]:
     """Show a step while its block runs: its last line says what `done` was given, or that it failed."""
-    shown = Step(title)
+    numbers = _numbers.get()
+    shown = Step(f"{next(numbers)}{title}" if numbers else title)
     try:
         yield shown
     except BaseException:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import mlflow
 from filelock import FileLock
@@ -27,7 +28,7 @@ KIND, NAME = "rungway.kind", "rungway.name"  # run tags: train, tune, trial, eva
 PARENT = "mlflow.parentRunId"
 _METRICS, _PARAMS = 1000, 100  # MLflow's limits for one batch
 
-for _noisy in ("mlflow", "alembic"):
+for _noisy in ("mlflow", "alembic", "matplotlib", "httpx"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
 
 
@@ -45,6 +46,10 @@ class Run:
         ]
         for start in range(0, len(metrics), _METRICS):
             self._client.log_batch(self.id, metrics=metrics[start : start + _METRICS])
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Log metrics that belong to no step."""
+        self._client.log_batch(self.id, metrics=[Metric(k, v, int(time.time() * 1000), 0) for k, v in values.items()])
 
     def tag(self, tags: Mapping[str, object]) -> None:
         """Set tags."""
@@ -143,6 +148,15 @@ class Tracking:
                 return Path(self.client.download_artifacts(run_id, path, folder)).read_text()
         except (MlflowException, OSError) as error:
             raise BadInput("run", run_id, f"has no {path}", "name a run of the right kind") from error
+
+    def artifact(self, run_id: str, path: str) -> Path:
+        """Return an artifact as a local file, fetched under the storage path when it lies elsewhere."""
+        top = urlparse(self.client.get_run(run_id).info.artifact_uri)
+        if top.scheme == "file":
+            return Path(unquote(top.path)) / path
+        folder = self.storage / "fetched" / run_id
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(self.client.download_artifacts(run_id, path, str(folder)))
 
     def ui_command(self) -> str:
         """Return the command that shows all of it in a browser."""

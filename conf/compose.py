@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.bounds import check_bounds
 from conf.errors import BadInput, nearest
-from conf.schema import Column, Ground, TrainConfig
+from conf.schema import Column, DeployConfig, Ground, PipelineConfig, TrainConfig
 
 C = TypeVar("C", bound=Ground)
 
@@ -30,6 +30,9 @@ def typed(config: DictConfig, overrides: list[str], expected: type[C]) -> C:
     result.overrides = list(overrides)
     if isinstance(result, TrainConfig):
         result.dataset.columns = {name: _column(name, said) for name, said in result.dataset.columns.items()}
+    if isinstance(result, DeployConfig | PipelineConfig):
+        weights = result.traffic.weights
+        result.traffic.weights = {alias: weight for alias, weight in weights.items() if weight != 0}
     check_bounds(result)
     return result
 

@@ -207,6 +207,13 @@ class DeployConfig(Ground):
 
 
 @dataclass
+class StopConfig(Ground):
+    """serve.stop."""
+
+    name: Optional[str] = None  # null: all, and the background head with it
+
+
+@dataclass
 class PipelineConfig(TrainConfig):
     """jobs.pipeline."""
 

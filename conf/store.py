@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
-from conf.schema import DeployConfig, EvaluateConfig, Ground, PipelineConfig, PromoteConfig, TrainConfig
+from conf.schema import DeployConfig, EvaluateConfig, Ground, PipelineConfig, PromoteConfig, StopConfig, TrainConfig
 
 PLUGINS = "hydra_plugins.rungway"
 SCHEMAS: dict[str, type[Ground]] = {
@@ -19,7 +19,7 @@ SCHEMAS: dict[str, type[Ground]] = {
     "promote": PromoteConfig,
     "pipeline": PipelineConfig,
     "deploy": DeployConfig,
-    "stop": Ground,
+    "stop": StopConfig,
     "head": Ground,
 }
 

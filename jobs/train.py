@@ -38,7 +38,7 @@ class Result:
 def train(cfg: TrainConfig) -> Result:
     """Train as configured, record the run, and register its version unless `register=false`."""
     from cluster.lineage import lineage
-    from cluster.progress import say, step
+    from cluster.progress import step
     from cluster.tracking import connect
     from jobs.data.load import default_name, load
     from jobs.training.publish import Trained, publish
@@ -50,7 +50,6 @@ def train(cfg: TrainConfig) -> Result:
     cfg = with_winner(cfg, tracking)
     name = cfg.name or default_name(cfg.dataset)
     data = load(cfg.dataset, cfg.split)
-    say(data.said)
     with tracking.run(name, "train", cfg) as run, step(f"train {name}") as shown:
         made_from = lineage(data.data_hash, data.split_hash, cfg.seed)
         run.tag(made_from)
@@ -82,6 +81,10 @@ def reproduce(cfg: TrainConfig) -> bool:
 def main(cfg: TrainConfig) -> None:
     """Train, or repeat a run (exit code 1 if the result differs)."""
     if cfg.reproduce is None:
+        from cluster.progress import say
+        from jobs.data.load import load
+
+        say(load(cfg.dataset, cfg.split).said)
         print(train(cfg))
     elif not reproduce(cfg):
         sys.exit(1)

@@ -63,6 +63,18 @@ def start(cfg: DeployConfig) -> str:
     return url
 
 
+def end(name: str) -> bool:
+    """End one application; where no other is left, Serve itself. Return whether it was there."""
+    running = set(serve.status().applications)
+    if name not in running:
+        return False
+    if running <= {name, FALLBACK}:
+        serve.shutdown()
+    else:
+        serve.delete(name)
+    return True
+
+
 def _wait_for_answer(url: str, traffic: Traffic) -> None:
     """Wait until the application answers, with this policy."""
     deadline, why = time.monotonic() + ANSWER_S, "another policy is live"

@@ -1,20 +1,33 @@
-"""End the background Ray head and all that it serves, by pid.
+"""End what is served: one application, or the background Ray head with all that it serves, by pid.
 
     python -m serve.stop
+    python -m serve.stop name=flights
 """
 
 from __future__ import annotations
 
 from conf.entrypoint import entrypoint
-from conf.schema import Ground
+from conf.schema import StopConfig
 
 
-@entrypoint("stop", Ground)
-def main(cfg: Ground) -> None:
-    """End the head; nothing to end is no error."""
-    from cluster.session import stop_head
+def stop(cfg: StopConfig) -> bool:
+    """End the application or the head; return whether there was anything to end."""
+    from cluster.session import connect, find_address, stop_head
 
-    print("stopped" if stop_head(cfg.cluster) else "nothing was running")
+    if cfg.name is None:
+        return stop_head(cfg.cluster)
+    if find_address(cfg.cluster) is None:
+        return False
+    with connect(cfg.cluster):
+        from serve.start import end
+
+        return end(cfg.name)
+
+
+@entrypoint("stop", StopConfig)
+def main(cfg: StopConfig) -> None:
+    """End it; nothing to end is no error."""
+    print("stopped" if stop(cfg) else "nothing was running")
 
 
 if __name__ == "__main__":

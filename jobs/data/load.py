@@ -69,7 +69,7 @@ def load(dataset: Dataset, split: Split) -> Data:
 
 
 def open_sealed(dataset: Dataset, split: Split) -> dict[str, Part]:
-    """Return the sealed parts. Only a final evaluation may call this; it records that it did."""
+    """Return the sealed parts by name. Only a final evaluation may call this; it records that it did."""
     frame = _frame(dataset, split)
     if not frame.split.sealed:
         raise BadInput("split", split.method, "has no sealed part", "state a test part")

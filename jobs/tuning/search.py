@@ -140,7 +140,7 @@ def _winner(cfg: TrainConfig, run: Run, metric: str, watch: Watch) -> SearchResu
     overrides = (*cfg.overrides, *best.overrides)
     run.text("\n".join(overrides), ARTIFACT)
     run.tag({"best": best.objective, "best_trial": best.trial_id})
-    run.log([{f"best_{metric}": best.objective}])
+    run.metrics({f"best_{metric}": best.objective})
     ended = watch.ended
     return SearchResult(
         run.id,
