@@ -72,7 +72,8 @@ class Training:
     epochs: int = whole(20, ge=1)
     batch_size: int = whole(1024, ge=1)  # effective, over all workers
     gradient_clip: float = within(1.0, ge=0.0)  # largest gradient norm; 0: none
-    patience: int = whole(5, ge=1)  # epochs without a better selection metric before stopping
+    keep: str = one_of("best", ("best", "last"))  # epoch whose weights are kept; last: the whole schedule is run
+    patience: int = whole(5, ge=1)  # keep=best: epochs without a better selection metric before stopping
     metric: Optional[str] = None  # selection metric (val_auc, val_log_loss, val_rmse ...); null: the task's own
     num_threads: int = whole(1, ge=1)  # torch threads per process
 

@@ -56,7 +56,7 @@ def train(cfg: TrainConfig) -> Result:
         tensors = prepare(data)
         outcome = run_loop(cfg, tensors, shown)
         run.log(outcome.history)
-        run.tag({"weights_sha256": outcome.weights_sha256, "best_epoch": outcome.best_epoch})
+        run.tag({"weights_sha256": outcome.weights_sha256, "kept_epoch": outcome.kept_epoch})
         trained = Trained(cfg, name, data, tensors, outcome, made_from)
         version = publish(trained, tracking, run) if cfg.register else None
         result = Result(run.id, version, outcome.metrics)

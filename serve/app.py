@@ -80,7 +80,8 @@ class Application:
         started = time.perf_counter()
         body = await read_json(scope, receive, int(self._cfg.serving.max_body_mb * 1e6))
         live = self._variants.live
-        request_id = header(scope, b"x-request-id") or _text(body, "request_id") or uuid.uuid4().hex
+        # the proxy gives every request an x-request-id, so that a client's own in the body comes first
+        request_id = _text(body, "request_id") or header(scope, b"x-request-id") or uuid.uuid4().hex
         unit = header(scope, b"x-unit-id") or _text(body, "unit") or request_id
         variant = live.variants[assign(live.policy.ab_test, unit, live.policy.weights)]
         raw = self._raw(body, variant.bundle.schema)

@@ -14,7 +14,7 @@ OBJECTIVE, LAST = "objective", "last"  # of a trial's reports
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch that is over. number: from 1; objective: the selection metric's best so far; last: the loop ends."""
+    """One epoch that is over. number: from 1; objective: the selection metric of the weights kept so far; last: the loop ends."""
 
     number: int
     metrics: dict[str, float]

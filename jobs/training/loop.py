@@ -25,11 +25,11 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves: the best epoch's weights and metrics, and every epoch's metrics in order."""
+    """What a run leaves: the kept epoch's weights and metrics, and every epoch's metrics in order."""
 
     state: State
     metrics: dict[str, float]
-    best_epoch: int
+    kept_epoch: int
     history: tuple[dict[str, float], ...]
 
     @property
@@ -43,11 +43,12 @@ class Outcome:
 
 
 @dataclass
-class _Best:
-    """The best epoch so far, by the selection metric."""
+class _Kept:
+    """The epoch whose weights are kept so far: the best by the selection metric, or the last."""
 
     metric: str
     direction: str
+    keep: str
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     state: State = field(default_factory=dict)
@@ -55,7 +56,7 @@ class _Best:
     def offer(self, epoch: int, metrics: dict[str, float], predictor: Predictor) -> None:
         value, best = metrics[self.metric], self.metrics.get(self.metric)
         better = best is None or (value > best if self.direction == "max" else value < best)
-        if better:
+        if better or self.keep == "last":
             self.epoch, self.metrics = epoch, metrics
             self.state = {name: tensor.detach().cpu().clone() for name, tensor in predictor.state_dict().items()}
 
@@ -98,7 +99,7 @@ def epochs(cfg: TrainConfig, data: TrainingData, context: Context) -> Generator[
     network = context.wrap(predictor.network)
     optimizer = make("optimizer", cfg.optimizer, Optimizer, params=network.parameters())
     lr_schedule = make("lr_schedule", cfg.lr_schedule, LRScheduler, optimizer=optimizer)
-    best, history = _Best(metric, direction), []
+    kept, history = _Kept(metric, direction, cfg.training.keep), []
     for number in range(1, cfg.training.epochs + 1):
         lr = optimizer.param_groups[0]["lr"]
         loss = _one_epoch(cfg, predictor, network, optimizer, train, number, context)
@@ -108,12 +109,12 @@ def epochs(cfg: TrainConfig, data: TrainingData, context: Context) -> Generator[
         lr_schedule.step()
         metrics = {"train_loss": loss, **_validate(predictor, validation, context), "lr": lr}
         history.append(metrics)
-        best.offer(number, metrics, predictor)
-        last = number == cfg.training.epochs or number - best.epoch >= cfg.training.patience
-        yield Epoch(number, metrics, best.metrics[metric], last)
+        kept.offer(number, metrics, predictor)
+        last = number == cfg.training.epochs or number - kept.epoch >= cfg.training.patience  # never where the last is kept
+        yield Epoch(number, metrics, kept.metrics[metric], last)
         if last:
             break
-    return Outcome(best.state, best.metrics, best.epoch, tuple(history))
+    return Outcome(kept.state, kept.metrics, kept.epoch, tuple(history))
 
 
 def _resident(predictor: Predictor, part: Tensors, context: Context) -> _Resident:

@@ -72,5 +72,5 @@ def _card(trained: Trained) -> str:
         f"# {trained.name}\n\n"
         f"Predicts `{data.schema.target}` ({data.schema.task}) from {len(data.schema.columns)} columns.\n\n"
         f"## Data\n\nRows: {sizes}. Content hash `{data.data_hash}`, split hash `{data.split_hash}`.\n\n"
-        f"## Validation (epoch {outcome.best_epoch})\n\n{metrics}\n\n## Inputs\n\n{columns}\n"
+        f"## Validation (epoch {outcome.kept_epoch})\n\n{metrics}\n\n## Inputs\n\n{columns}\n"
     )

@@ -51,7 +51,7 @@ def fit_on_workers(cfg: TrainConfig, data: TrainingData, storage: Path) -> Outco
     with checkpoint.as_directory() as folder:
         kept = json.loads((Path(folder) / _OUTCOME).read_text())
         state = load_file(Path(folder) / _WEIGHTS)
-    return Outcome(state, kept["metrics"], kept["best_epoch"], tuple(kept["history"]))
+    return Outcome(state, kept["metrics"], kept["kept_epoch"], tuple(kept["history"]))
 
 
 def check_resources(scaling: Scaling, available: dict[str, float]) -> None:
@@ -75,6 +75,6 @@ def _worker(loop_config: dict[str, _Task]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if context.rank == 0:
             save_file(outcome.state, Path(folder) / _WEIGHTS)
-            kept = {"metrics": outcome.metrics, "best_epoch": outcome.best_epoch, "history": outcome.history}
+            kept = {"metrics": outcome.metrics, "kept_epoch": outcome.kept_epoch, "history": outcome.history}
             (Path(folder) / _OUTCOME).write_text(json.dumps(kept))
         ray.train.report(outcome.metrics, checkpoint=Checkpoint(folder) if context.rank == 0 else None)

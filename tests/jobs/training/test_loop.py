@@ -19,7 +19,7 @@ def test_it_learns_every_task(task, metric, bound, small_data, small_config) -> 
     assert outcome.metrics[metric] > bound
     assert [epoch.number for epoch in seen] == list(range(1, len(outcome.history) + 1))
     assert [epoch.last for epoch in seen] == [False] * (len(seen) - 1) + [True]
-    assert outcome.metrics == outcome.history[outcome.best_epoch - 1]
+    assert outcome.metrics == outcome.history[outcome.kept_epoch - 1]
 
 
 def test_the_same_seed_gives_bitwise_the_same_weights(small_data, small_config) -> None:
@@ -30,11 +30,11 @@ def test_the_same_seed_gives_bitwise_the_same_weights(small_data, small_config) 
     assert fit(other, small_data("binary"), LocalContext()).weights_sha256 != first.weights_sha256
 
 
-def test_it_stops_when_nothing_gets_better_and_keeps_the_best_epoch(small_data, small_config) -> None:
+def test_it_stops_when_nothing_gets_better_and_keeps_the_kept_epoch(small_data, small_config) -> None:
     cfg = small_config(epochs=200, patience=2)
     cfg.model["width"] = 256
     outcome = fit(cfg, small_data("binary"), LocalContext())
-    assert len(outcome.history) == outcome.best_epoch + 2 < 200
+    assert len(outcome.history) == outcome.kept_epoch + 2 < 200
     aucs = [metrics["val_auc"] for metrics in outcome.history]
     assert outcome.metrics["val_auc"] == max(aucs)
 
