@@ -26,7 +26,7 @@ lint: .venv/installed  ## ruff, mypy and import-linter
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
-	@$(RUN) importlinter.cli lint
+	@.venv/bin/python -c "from importlinter.cli import lint_imports_command as lint; lint()"
 
 format: .venv/installed  ## format and mend what ruff can
 	@$(RUN) ruff check --fix .

@@ -163,8 +163,9 @@ def reference(raw: Raw, predictions: Array, schema: ModelSchema) -> dict[str, An
         else:
             known = values[values > -(2**62)] if column.type == "time" else values[~np.isnan(values)]
             columns[column.name] = {**_deciles(known), "missing": 1 - len(known) / max(len(values), 1)}
-    names = list(schema.classes) or ["prediction"]
-    return {"columns": columns, "predictions": {n: _deciles(predictions[:, i]) for i, n in enumerate(names)}}
+    outputs = schema.classes or ("prediction",)
+    histograms = {name: _deciles(predictions[:, i]) for i, name in enumerate(outputs)}
+    return {"columns": columns, "predictions": histograms}
 
 
 def _deciles(values: Array) -> dict[str, list[float]]:

@@ -56,7 +56,7 @@ class ModelSchema:
     def from_dict(cls, said: Mapping[str, Any]) -> ModelSchema:
         """Read what `to_dict` gave."""
         columns = tuple(
-            ColumnSchema(**{k: tuple(v) if isinstance(v, list) else v for k, v in column.items()})
+            ColumnSchema(**{**column, "categories": tuple(column["categories"]), "parts": tuple(column["parts"])})
             for column in said["columns"]
         )
         return cls(said["target"], said["task"], tuple(said["classes"]), columns)

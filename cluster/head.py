@@ -1,7 +1,7 @@
 """Start a Ray head in the background, for `ray job submit` and for commands to join.
 
-    python -m cluster.head          # prints the address and the line that submits a job
-    python -m serve.stop            # ends it, and whatever it serves
+python -m cluster.head          # prints the address and the line that submits a job
+python -m serve.stop            # ends it, and whatever it serves
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def _hash(paths: list[Path]) -> str:
 
 @cache
 def commit() -> str:
-    """Return $RUNGWAY_COMMIT, else git's commit ("+" where files differ from it), else "" (a submitted job has none)."""
+    """Return $RUNGWAY_COMMIT, else git's commit ("+" where files differ from it), else "" (as in a submitted job)."""
     said = os.environ.get("RUNGWAY_COMMIT")
     if said:
         return said

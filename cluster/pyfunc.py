@@ -23,7 +23,7 @@ class PyfuncModel:
         self._schema = ModelSchema.from_dict(json.loads((folder / "schema.json").read_text()))
         self._network = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
 
-    def predict(self, rows: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002
+    def predict(self, rows: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Return one column of probabilities per class, or the column `prediction`; one row per row given."""
         plain = rows.astype(object).where(rows.notna(), None)
         records = [{str(k): _plain(v) for k, v in row.items()} for row in plain.to_dict("records")]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from cluster.storage import VARIABLE, storage_path, submitted
@@ -71,16 +72,17 @@ def connect(cluster: Cluster) -> Iterator[None]:
         yield
         return
     address = find_address(cluster)
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": os.environ.get("RUNGWAY_DEBUG") == "1"}
+    workers_speak = os.environ.get("RUNGWAY_DEBUG") == "1"
+    start = partial(ray.init, logging_level=logging.ERROR, log_to_driver=workers_speak)
     if address is None:
         os.environ["PYTHONPATH"] = _python_path()
         with _said_to_workers():
-            ray.init(address="local", num_cpus=cluster.num_cpus, include_dashboard=True, **quiet)
+            start(address="local", num_cpus=cluster.num_cpus, include_dashboard=True)
     else:
         # Ray tells workers this folder itself; a user's own folders must be said.
         own = {"env_vars": {"PYTHONPATH": _python_path()}} if os.environ.get("PYTHONPATH") and not submitted() else None
         try:
-            ray.init(address=address, runtime_env=own, **quiet)
+            start(address=address, runtime_env=own)
         except (ConnectionError, ValueError) as error:
             remedy = "start it, or leave cluster.address and RAY_ADDRESS out"
             raise BadInput("cluster.address", address, "does not answer", remedy) from error
@@ -178,8 +180,9 @@ def stop_head(cluster: Cluster) -> bool:
     _signal(head.pid, signal.SIGTERM)  # it ends its own
     for wanted in (None, signal.SIGTERM, signal.SIGKILL):
         alive = [pid for pid in members if _started(pid) is not None]
-        for pid in alive if wanted else []:
-            _signal(pid, wanted)
+        if wanted is not None:
+            for pid in alive:
+                _signal(pid, wanted)
         deadline = time.monotonic() + STOP_S
         while any(_started(pid) is not None for pid in alive) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -218,4 +221,3 @@ def _free_port(wanted: int = 0) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise OSError("no free port")
-

@@ -42,7 +42,9 @@ class Run:
         """Log metrics by step; history[i] belongs to step i + 1."""
         now = int(time.time() * 1000)
         metrics = [
-            Metric(key, float(value), now, step) for step, of_step in enumerate(history, 1) for key, value in of_step.items()
+            Metric(key, float(value), now, step)
+            for step, of_step in enumerate(history, 1)
+            for key, value in of_step.items()
         ]
         for start in range(0, len(metrics), _METRICS):
             self._client.log_batch(self.id, metrics=metrics[start : start + _METRICS])
@@ -79,11 +81,11 @@ class Run:
 
 def _flat(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in config.items() if isinstance(config, DictConfig) else ():
-        name = f"{prefix}{key}"
+        name = prefix + str(key)
         if name in ("overrides", "dataset.columns", "cluster", "search_space"):
             continue
         if isinstance(value, DictConfig):
-            yield from _flat(value, f"{name}.")
+            yield from _flat(value, name + ".")
         else:
             yield name, str(value)
 
@@ -138,7 +140,9 @@ class Tracking:
         )
         if not found:
             of_name = f" of {name}" if name else ""
-            raise BadInput("run", said, f"there is no finished {kind} run{of_name}", f"start one: python -m jobs.{kind}")
+            raise BadInput(
+                "run", said, f"there is no finished {kind} run{of_name}", f"start one: python -m jobs.{kind}"
+            )
         return str(found[0].info.run_id)
 
     def read_text(self, run_id: str, path: str) -> str:

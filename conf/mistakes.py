@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, OverrideParseException
-from hydra.errors import MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,

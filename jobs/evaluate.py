@@ -1,7 +1,7 @@
 """Evaluate a trained model with intervals; the sealed parts only with final=true.
 
-    python -m jobs.evaluate run=latest
-    python -m jobs.evaluate run=latest name=flights final=true
+python -m jobs.evaluate run=latest
+python -m jobs.evaluate run=latest name=flights final=true
 """
 
 from __future__ import annotations

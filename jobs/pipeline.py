@@ -1,7 +1,7 @@
 """The whole chain in one command: data, baseline, search, training, evaluation, registry, A/B over HTTP.
 
-    python -m jobs.pipeline dataset=flights
-    python -m jobs.pipeline dataset=table dataset.path=my.csv dataset.target=price
+python -m jobs.pipeline dataset=flights
+python -m jobs.pipeline dataset=table dataset.path=my.csv dataset.target=price
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Point an alias of a registered model at a version; serving follows.
 
-    python -m jobs.promote name=flights version=latest alias=challenger
+python -m jobs.promote name=flights version=latest alias=challenger
 """
 
 from __future__ import annotations

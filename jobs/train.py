@@ -1,9 +1,9 @@
 """Train one model and register it as a version.
 
-    python -m jobs.train dataset=flights model=mlp optimizer.lr=1e-3
-    python -m jobs.train -m model=linear,mlp seed=1,2      # four runs, at once where the cluster allows
-    python -m jobs.train tuned=latest scaling=ddp          # the winner of the latest search, on Ray Train
-    python -m jobs.train reproduce=latest                  # repeat a run and compare
+python -m jobs.train dataset=flights model=mlp optimizer.lr=1e-3
+python -m jobs.train -m model=linear,mlp seed=1,2      # four runs, at once where the cluster allows
+python -m jobs.train tuned=latest scaling=ddp          # the winner of the latest search, on Ray Train
+python -m jobs.train reproduce=latest                  # repeat a run and compare
 """
 
 from __future__ import annotations

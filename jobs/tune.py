@@ -1,8 +1,8 @@
 """Search for the best config: Hydra's sweep grammar, Ray Tune, Optuna.
 
-    python -m jobs.tune dataset=flights model=mlp search_space=mlp tuning.num_samples=16
-    python -m jobs.tune 'model=choice(mlp,linear)' 'optimizer.lr=tag(log, interval(1e-4, 1e-1))'
-    python -m jobs.tune search_space=mlp seed=1,2          # each trial on both seeds, scored by their mean
+python -m jobs.tune dataset=flights model=mlp search_space=mlp tuning.num_samples=16
+python -m jobs.tune 'model=choice(mlp,linear)' 'optimizer.lr=tag(log, interval(1e-4, 1e-1))'
+python -m jobs.tune search_space=mlp seed=1,2          # each trial on both seeds, scored by their mean
 """
 
 from __future__ import annotations

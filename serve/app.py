@@ -109,18 +109,20 @@ class Application:
             raise BadInput(sorted(unknown)[0], None, "is not a field of a request", "give rows or columns, unit")
         if ("rows" in body) == ("columns" in body):
             raise BadInput("body", None, "has not exactly one of rows and columns", 'send {"rows": [{...}]}')
-        given = body.get("rows", body.get("columns"))
-        if not isinstance(given, list if "rows" in body else dict) or not given:
-            kind = "a list of objects" if "rows" in body else "an object of lists"
-            raise BadInput("rows" if "rows" in body else "columns", None, "is empty or of the wrong type", f"give {kind}")
-        count = len(given) if "rows" in body else max((len(v) for v in given.values() if isinstance(v, list)), default=0)
-        most = self._cfg.serving.max_rows
+        rows, columns, most = body.get("rows"), body.get("columns"), self._cfg.serving.max_rows
+        if isinstance(rows, list) and rows:
+            count = len(rows)
+        elif isinstance(columns, dict) and columns:
+            count = max((len(values) for values in columns.values() if isinstance(values, list)), default=0)
+        else:
+            count = 0
+        if not count:
+            key, kind = ("rows", "a list of objects") if "rows" in body else ("columns", "an object of lists")
+            raise BadInput(key, None, "is empty or of the wrong type", f"give {kind}")
         if count > most:
             bound = f"are more than serving.max_rows={most}"
             raise Refused(413, BadInput("rows", count, bound, "send fewer at once"))
-        if not count:
-            raise BadInput("columns", None, "have no values", "give one value per row")
-        return raw_from_rows(given, schema) if "rows" in body else raw_from_columns(given, schema)
+        return raw_from_rows(rows, schema) if isinstance(rows, list) else raw_from_columns(columns or {}, schema)
 
     async def _accept_feedback(self, scope: Scope, receive: Receive) -> Answer:
         """Acknowledge only what is on disk."""

@@ -1,7 +1,7 @@
 """Serve a registered model over HTTP; returns when it answers and stays up until `python -m serve.stop`.
 
-    python -m serve.deploy name=flights traffic=ab
-    python -m serve.deploy name=flights traffic=ab traffic.weights='{champion:0.9,challenger:0.1}'
+python -m serve.deploy name=flights traffic=ab
+python -m serve.deploy name=flights traffic=ab traffic.weights='{champion:0.9,challenger:0.1}'
 """
 
 from __future__ import annotations

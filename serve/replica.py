@@ -44,14 +44,14 @@ async def unknown(scope: Scope, _receive: Receive, respond: Send) -> None:
 
 def model_application(cfg: DeployConfig) -> serve.Application:
     """Return the Serve application of one registered model."""
-    options = {
-        "name": cfg.name,
-        "num_replicas": cfg.serving.num_replicas,
-        "max_ongoing_requests": MOST_ONGOING,
-        "graceful_shutdown_wait_loop_s": 0.1,
-        "ray_actor_options": {"num_cpus": cfg.serving.cpus_per_replica},
-    }
-    return serve.deployment(serve.ingress()(Model)).options(**options).bind(cfg)
+    make = serve.deployment(
+        name=cfg.name,
+        num_replicas=cfg.serving.num_replicas,
+        max_ongoing_requests=MOST_ONGOING,
+        graceful_shutdown_wait_loop_s=0.1,
+        ray_actor_options={"num_cpus": cfg.serving.cpus_per_replica},
+    )
+    return make(serve.ingress()(Model)).bind(cfg)
 
 
 def fallback_application() -> serve.Application:
@@ -61,5 +61,4 @@ def fallback_application() -> serve.Application:
         def __serve_build_asgi_app__(self) -> object:
             return unknown
 
-    options = {"name": "unknown", "ray_actor_options": {"num_cpus": 0}}
-    return serve.deployment(serve.ingress()(Unknown)).options(**options).bind()
+    return serve.deployment(name="unknown", ray_actor_options={"num_cpus": 0})(serve.ingress()(Unknown)).bind()

@@ -1,7 +1,7 @@
 """End what is served: one application, or the background Ray head with all that it serves, by pid.
 
-    python -m serve.stop
-    python -m serve.stop name=flights
+python -m serve.stop
+python -m serve.stop name=flights
 """
 
 from __future__ import annotations

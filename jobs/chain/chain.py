@@ -135,7 +135,9 @@ class Chain:
         )
         if ended.returncode != 0:
             why = ended.stderr.strip().splitlines()[-1:] or ["no word"]
-            raise BadInput(f"serve.{command}", self.name, f"failed ({why[0].rstrip('.')})", "mend that and run it again")
+            raise BadInput(
+                f"serve.{command}", self.name, f"failed ({why[0].rstrip('.')})", "mend that and run it again"
+            )
 
     def _end_application(self) -> None:
         """End the application where its Ray stays up; where the head is ours it ends with it."""

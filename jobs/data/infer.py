@@ -110,9 +110,7 @@ def _time(name: str, values: pa.ChunkedArray, parts: tuple[str, ...]) -> tuple[C
     return ColumnSchema(name, "time", minimum=low, maximum=high, parts=parts), ""
 
 
-def _category(
-    name: str, values: pa.ChunkedArray, declared: bool, most: int
-) -> tuple[ColumnSchema | None, str]:
+def _category(name: str, values: pa.ChunkedArray, declared: bool, most: int) -> tuple[ColumnSchema | None, str]:
     texts = category_texts(values)
     counted = pc.value_counts(texts)
     pairs = zip(counted.field("counts").to_pylist(), counted.field("values").to_pylist(), strict=True)

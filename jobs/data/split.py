@@ -54,7 +54,9 @@ def _at_random(split: Split, rows: int, classes: Index | None) -> Index:
     shares = np.array(list(split.fractions.values()))
     if (shares <= 0).any() or shares.sum() > 1 + 1e-9:
         said = {part: float(share) for part, share in split.fractions.items()}
-        raise BadInput("split.fractions", str(said), "are not shares of the rows", "give values above 0, at most 1 in all")
+        raise BadInput(
+            "split.fractions", str(said), "are not shares of the rows", "give values above 0, at most 1 in all"
+        )
     of_class = classes if classes is not None and split.stratify else np.zeros(rows, dtype=np.int64)
     order = np.lexsort((np.random.default_rng(split.seed).random(rows), of_class))
     counts = np.bincount(of_class) if rows else np.zeros(0, dtype=np.int64)

@@ -54,7 +54,9 @@ def send(url: str, requests: Requests, tag: str, shown: Step) -> dict[str, float
 
 def _check(answer: httpx.Response) -> None:
     if answer.status_code != 200:
-        why = answer.json()["error"]["message"] if "json" in answer.headers.get("content-type", "") else answer.text[:200]
+        why = (
+            answer.json()["error"]["message"] if "json" in answer.headers.get("content-type", "") else answer.text[:200]
+        )
         raise BadInput("serving", str(answer.url), f"answered {answer.status_code} ({why})", "see the head's log")
 
 
@@ -119,5 +121,7 @@ def closing_table(served: list[Served], part: str) -> list[str]:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
     total = sum(of_one.requests for of_one in served)
-    note = f"{total} rows of {part} prove nothing: the intervals show how little they say about which variant is better."
+    note = (
+        f"{total} rows of {part} prove nothing: the intervals show how little they say about which variant is better."
+    )
     return [lines[0], "-" * len(lines[0]), *lines[1:], note]

@@ -47,7 +47,9 @@ def statistics(task: str, answers: Array, target: Array) -> dict[str, Statistic]
     return {"auc": _auc(answers[:, 1], target), **found} if task == "binary" else found
 
 
-def evaluate(found: dict[str, Statistic], rows: int, resamples: int, confidence: float, seed: int) -> dict[str, Interval]:
+def evaluate(
+    found: dict[str, Statistic], rows: int, resamples: int, confidence: float, seed: int
+) -> dict[str, Interval]:
     """Return each metric on all rows with its interval over resamples of the rows; the same seed, the same interval."""
     rng = np.random.default_rng(seed)
     drawn: dict[str, list[Array]] = {name: [] for name in found}

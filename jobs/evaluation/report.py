@@ -17,13 +17,15 @@ from jobs.evaluation.metrics import Interval
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 COLOURS = ("#1f5fa8", "#d9822b", "#3a8f5c", "#8d4fa0")
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.15rem; margin-top: 2rem }
 .sub { color: #5b6773; margin-top: .2rem } table { border-collapse: collapse; width: 100% }
-th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid #dfe5ea; font-variant-numeric: tabular-nums }
+th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid #dfe5ea }
+td { font-variant-numeric: tabular-nums }
 th:first-child, td:first-child { text-align: left } .bound { color: #5b6773; font-size: .85em }
 svg { width: 100%; height: auto } .note { background: #f3f6f9; padding: .6rem 1rem; border-radius: 6px }
 """
@@ -112,7 +114,7 @@ def _label(axes: Axes, title: str, x: str, y: str) -> None:
     axes.legend(frameon=False)
 
 
-def _svg(figure: plt.Figure) -> str:
+def _svg(figure: Figure) -> str:
     written = io.StringIO()
     figure.savefig(written, format="svg")
     plt.close(figure)

@@ -52,7 +52,7 @@ def export_onnx(predictor: Predictor, schema: ModelSchema) -> bytes:
         torch.onnx.export(
             _Blocks(predictor, kinds).eval(),
             blocks,
-            written,
+            written,  # type: ignore[arg-type]  # a stream is taken too
             input_names=list(kinds),
             output_names=["prediction" if schema.task == "regression" else "probabilities"],
             dynamic_axes={name: {0: "rows"} for name in [*kinds, "prediction", "probabilities"]},
@@ -62,7 +62,7 @@ def export_onnx(predictor: Predictor, schema: ModelSchema) -> bytes:
     network = onnx.load_from_string(written.getvalue())
     whole = compose.merge_models(_columns_graph(schema, kinds, network), network, [(f"{k}_in", k) for k in kinds])
     onnx.checker.check_model(whole)
-    return whole.SerializeToString()
+    return bytes(whole.SerializeToString())
 
 
 def _columns_graph(schema: ModelSchema, kinds: tuple[str, ...], network: onnx.ModelProto) -> onnx.ModelProto:
@@ -77,10 +77,10 @@ def _columns_graph(schema: ModelSchema, kinds: tuple[str, ...], network: onnx.Mo
             nodes.append(_lookup(column.name, name, column.categories))
         members[_KINDS[column.type]].append(name)
     outputs = []
-    for kind, names in members.items():
-        nodes.append(helper.make_node("Concat", names, [f"{kind}_in"], axis=1))
-        element = TensorProto.FLOAT if kind == "numbers" else TensorProto.INT64
-        outputs.append(helper.make_tensor_value_info(f"{kind}_in", element, ["rows", len(names)]))
+    for block, names in members.items():
+        nodes.append(helper.make_node("Concat", names, [f"{block}_in"], axis=1))
+        element = TensorProto.FLOAT if block == "numbers" else TensorProto.INT64
+        outputs.append(helper.make_tensor_value_info(f"{block}_in", element, ["rows", len(names)]))
     graph = helper.make_graph(nodes, "columns", inputs, outputs)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", 4)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=network.ir_version)

@@ -15,9 +15,7 @@ class Mlp(nn.Module):
     An embedding is min(embedding, half of the vocabulary, rounded up) wide; "unknown" is the zero vector.
     """
 
-    def __init__(
-        self, inputs: Inputs, outputs: int, layers: int, width: int, dropout: float, embedding: int
-    ) -> None:
+    def __init__(self, inputs: Inputs, outputs: int, layers: int, width: int, dropout: float, embedding: int) -> None:
         super().__init__()
         for key, value, lowest in (("layers", layers, 1), ("width", width, 1), ("embedding", embedding, 1)):
             if value < lowest:

@@ -14,7 +14,10 @@ OBJECTIVE, LAST = "objective", "last"  # of a trial's reports
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch that is over. number: from 1; objective: the selection metric of the weights kept so far; last: the loop ends."""
+    """One epoch that is over.
+
+    number: from 1; objective: the selection metric of the weights kept so far; last: the loop ends here.
+    """
 
     number: int
     metrics: dict[str, float]
@@ -58,7 +61,7 @@ class LocalContext:
         """Return the module itself."""
         return module
 
-    def gather(self, own: Tensor, total: int) -> Tensor:  # noqa: ARG002  (one process has all rows)
+    def gather(self, own: Tensor, total: int) -> Tensor:
         """Return the rows themselves."""
         return own
 

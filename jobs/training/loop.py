@@ -110,7 +110,9 @@ def epochs(cfg: TrainConfig, data: TrainingData, context: Context) -> Generator[
         metrics = {"train_loss": loss, **_validate(predictor, validation, context), "lr": lr}
         history.append(metrics)
         kept.offer(number, metrics, predictor)
-        last = number == cfg.training.epochs or number - kept.epoch >= cfg.training.patience  # never where the last is kept
+        last = (
+            number == cfg.training.epochs or number - kept.epoch >= cfg.training.patience
+        )  # never where the last is kept
         yield Epoch(number, metrics, kept.metrics[metric], last)
         if last:
             break

@@ -26,7 +26,7 @@ class _Task:
     """What each worker is given; the data lie in the object store."""
 
     cfg: TrainConfig
-    data: ray.ObjectRef
+    data: ray.ObjectRef[TrainingData]
 
 
 def fit_on_workers(cfg: TrainConfig, data: TrainingData, storage: Path) -> Outcome:

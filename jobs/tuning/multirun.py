@@ -28,10 +28,9 @@ def multirun(run: str, entrypoint: str, overrides: list[list[str]]) -> list[str]
     configs = [compose(entrypoint, list(of_run), TrainConfig) for of_run in overrides]
     for cfg in configs:
         load(cfg.dataset, cfg.split)
-    said, errors = [], []
     with step(f"{len(configs)} runs") as shown, session.connect(configs[0].cluster):
         waiting = [_task.options(**_resources(cfg)).remote(run, to_yaml(cfg)) for cfg in configs]
-        results: dict[ray.ObjectRef, str | Exception] = {}
+        results: dict[ray.ObjectRef[str], str | Exception] = {}
         while len(results) < len(waiting):
             (done, *_), _ = ray.wait([task for task in waiting if task not in results], num_returns=1)
             try:
@@ -39,12 +38,13 @@ def multirun(run: str, entrypoint: str, overrides: list[list[str]]) -> list[str]
             except ray.exceptions.RayTaskError as error:
                 results[done] = error.cause if isinstance(error.cause, BadInput) else error
             shown.update(f"{len(results)} done")
-        for task in waiting:
-            (errors if isinstance(results[task], Exception) else said).append(results[task])
+        ordered = [results[task] for task in waiting]
+        errors = [result for result in ordered if isinstance(result, Exception)]
+        said = [result for result in ordered if isinstance(result, str)]
         shown.done(f"{len(said)} finished, {len(errors)} failed")
     if errors:
         raise errors[0]
-    return [str(result) for result in said]
+    return said
 
 
 def _resources(cfg: TrainConfig) -> dict[str, object]:

@@ -11,13 +11,14 @@ import ray
 from optuna.samplers import BaseSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
 from cluster import session
 from cluster.progress import step
 from cluster.storage import storage_path
-from cluster.tracking import Run, Tracking, connect
+from cluster.tracking import Run, connect
 from conf.component import make
 from conf.errors import BadInput
 from conf.schema import TrainConfig
@@ -77,7 +78,7 @@ def search(asked: Search) -> SearchResult:
     metric, mode = selection_metric(data.schema.task, cfg.training.metric)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # conditional spaces need TPE's groups
-        sampler = make("searcher", cfg.searcher, BaseSampler)
+        sampler = make("searcher", cfg.searcher, BaseSampler)  # type: ignore[type-abstract]  # any subclass
     scheduler = make("scheduler", cfg.scheduler, TrialScheduler, metric=OBJECTIVE, mode=mode)
     tracking = connect(cfg.tracking, cfg.cluster)
     name = cfg.name or default_name(cfg.dataset)
@@ -97,7 +98,7 @@ def _study(cfg: TrainConfig, run: Run, mode: str, sampler: BaseSampler) -> optun
     folder = storage_path(cfg.cluster) / "tune"
     folder.mkdir(exist_ok=True)
     journal = JournalStorage(JournalFileBackend(str(folder / f"{run.id}.journal")))
-    direction = "maximize" if mode == "max" else "minimize"
+    direction = StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE
     return optuna.create_study(study_name=run.id, storage=journal, sampler=sampler, direction=direction)
 
 

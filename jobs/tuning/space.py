@@ -31,7 +31,9 @@ class Space:
             if key.split(".")[0] in ("dataset", "split", "cluster", "tracking"):
                 raise BadInput(key, None, "cannot be searched: a search has one data set", "write a comma list instead")
         options = [[f"{key}={choice}" for choice in d.choices] for key, d in self._groups.items()]
-        seen = [self._config(combination) for combination in itertools.islice(itertools.product(*options), MOST_CHECKED)]
+        seen = [
+            self._config(combination) for combination in itertools.islice(itertools.product(*options), MOST_CHECKED)
+        ]
         for key in self._values:
             if not any(has_key(cfg, key) for cfg in seen):
                 keys = sorted({name for cfg in seen for name in _siblings(cfg, key)})

@@ -29,6 +29,8 @@ class SearchSweeper(Sweeper):
         """Search where something is searched, else run each config of the grid; prints what came out."""
         from jobs.tuning.sweep import parse_space, plan
 
+        assert self.config is not None, "Hydra calls setup first"
+        assert self.hydra_context is not None, "Hydra calls setup first"
         HydraConfig.instance().set_config(self.config)
         entrypoint = str(self.config.hydra.job.config_name)
         searching = entrypoint == "tune"

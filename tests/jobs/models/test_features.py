@@ -29,7 +29,8 @@ def test_numbers_are_standardised_and_gaps_marked() -> None:
 def test_no_value_gives_more_than_the_clip(value: float) -> None:
     train = torch.tensor([[0.0], [1.0]])
     made = Features(train, NO_TIMES[:2], ())(torch.tensor([[value]]), NO_TIMES[:1])
-    assert torch.isfinite(made).all() and made.abs().max() <= CLIP
+    assert torch.isfinite(made).all()
+    assert made.abs().max() <= CLIP
 
 
 def test_times_turn_with_the_clock_and_the_week() -> None:

@@ -10,7 +10,8 @@ from jobs.training.metrics import DIRECTION, selection_metric, validation_metric
 
 
 @pytest.mark.parametrize(
-    "task,metric,bound", [("binary", "val_auc", 0.9), ("multiclass", "val_accuracy", 0.6), ("regression", "val_r2", 0.6)]
+    "task,metric,bound",
+    [("binary", "val_auc", 0.9), ("multiclass", "val_accuracy", 0.6), ("regression", "val_r2", 0.6)],
 )
 def test_it_learns_every_task(task, metric, bound, small_data, small_config) -> None:
     seen = []
