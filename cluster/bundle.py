@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -80,11 +81,13 @@ def _write_mlflow_files(folder: Path, schema: ModelSchema) -> None:
     needs = ("mlflow", "numpy", "onnxruntime", "pandas", "pyarrow")
     (folder / "requirements.txt").write_text("".join(f"{name}=={version(name)}\n" for name in needs))
     # MLflow would refuse whole numbers in a column of doubles; the codec checks the types itself.
-    inputs = Schema([ColSpec(AnyType(), column.name, required=False) for column in schema.columns])
-    outputs = Schema([ColSpec(DataType.float, name) for name in schema.classes or ("prediction",)])
-    model = Model(signature=ModelSignature(inputs, outputs))
-    pyfunc.add_to_model(model, loader_module=_LOADER, code="code")
-    model.save(str(folder / "MLmodel"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # MLflow's advice to name a narrower type
+        inputs = Schema([ColSpec(AnyType(), column.name, required=False) for column in schema.columns])
+        outputs = Schema([ColSpec(DataType.float, name) for name in schema.classes or ("prediction",)])
+        model = Model(signature=ModelSignature(inputs, outputs))
+        pyfunc.add_to_model(model, loader_module=_LOADER, code="code")
+        model.save(str(folder / "MLmodel"))
 
 
 class Bundle:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -25,7 +26,7 @@ from pyarrow import parquet
 from cluster.columns import MISSING_TIME, Array, ModelSchema, Raw
 
 PREDICTIONS, FEEDBACK = "predictions", "feedback"
-_ARROW = {"number": pa.float32(), "boolean": pa.bool_(), "category": pa.string(), "time": pa.timestamp("s")}
+_ARROW = {"number": pa.float32(), "boolean": pa.bool_(), "category": pa.string(), "time": pa.timestamp("ms")}
 T = TypeVar("T")
 _TIME = pa.timestamp("us", "UTC")
 
@@ -106,7 +107,8 @@ def _arrow(values: Array, kind: str) -> pa.Array:
         texts = pa.array(flat, pa.string())
         return pc.if_else(pc.equal(texts, ""), None, texts)
     if kind == "time":
-        return pa.array(flat.astype("datetime64[s]"), pa.timestamp("s"), mask=flat == MISSING_TIME)
+        known = np.where(flat == MISSING_TIME, 0, flat).astype("datetime64[s]").astype("datetime64[ms]")
+        return pa.array(known, pa.timestamp("ms"), mask=flat == MISSING_TIME)
     numbers = pa.array(flat, pa.float32(), from_pandas=True)
     return pc.equal(numbers, 1.0) if kind == "boolean" else numbers
 
@@ -168,7 +170,7 @@ class SegmentWriter(Generic[T]):
         waiting = [future for _, future in batch if future is not None]
         try:
             _write_segment(self._into, self._make_table([record for record, _ in batch]), durable=bool(waiting))
-        except (OSError, pa.ArrowException) as error:
+        except Exception as error:  # whatever it is, the thread goes on, counts it and tells who waits
             self.failure = str(error)
             self.dropped += len(batch)
             for future in waiting:

@@ -60,7 +60,11 @@ def export_onnx(predictor: Predictor, schema: ModelSchema) -> bytes:
             dynamo=False,
         )
     network = onnx.load_from_string(written.getvalue())
-    whole = compose.merge_models(_columns_graph(schema, kinds, network), network, [(f"{k}_in", k) for k in kinds])
+    used = [given.name for given in network.graph.input]  # a network may leave a kind of column out
+    whole = compose.merge_models(_columns_graph(schema, kinds, network), network, [(f"{k}_in", k) for k in used])
+    answers = [given for given in whole.graph.output if given.name in ("prediction", "probabilities")]
+    del whole.graph.output[:]
+    whole.graph.output.extend(answers)
     onnx.checker.check_model(whole)
     return bytes(whole.SerializeToString())
 

@@ -1,0 +1,95 @@
+"""Records: typed, durable where promised, joined with the first feedback, readable while being written."""
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cluster import records
+from cluster.columns import ColumnSchema, ModelSchema, raw_from_rows
+from cluster.records import FEEDBACK_SCHEMA, Prediction, SegmentWriter
+
+SCHEMA = ModelSchema(
+    "y",
+    "binary",
+    ("no", "yes"),
+    (
+        ColumnSchema("n", "number"),
+        ColumnSchema("b", "boolean"),
+        ColumnSchema("c", "category"),
+        ColumnSchema("t", "time"),
+    ),
+)
+NOW = datetime.now(UTC)
+
+
+def prediction(request_id: str, rows: int = 1) -> Prediction:
+    given = [{"n": 1.5, "b": True, "c": "x", "t": 60}, {"n": None, "b": None, "c": None, "t": None}][:rows]
+    outputs = np.full((rows, 2), 0.5, np.float32)
+    return Prediction(request_id, time.time(), 3, "champion", "u", raw_from_rows(given, SCHEMA), outputs, 1.25)
+
+
+def feedback(request_id: str, label: str, minutes: int, row: int = 0) -> dict[str, object]:
+    moment = NOW + timedelta(minutes=minutes)
+    return {"request_id": request_id, "row": row, "time": moment, "label": label, "value": None}
+
+
+def write(into, make_table, items) -> None:
+    writer = SegmentWriter(into, make_table, 0.01, 1000)
+    for item in items:
+        writer.append(item)
+    writer.close()
+
+
+@pytest.fixture
+def name(tmp_path):
+    def table(batch):
+        return records.prediction_table(batch, SCHEMA)
+
+    write(records.folder(tmp_path, "predictions", "m"), table, [prediction("a", 2), prediction("b"), prediction("c")])
+    return "m"
+
+
+def test_inputs_come_back_typed(tmp_path, name) -> None:
+    (table,) = records.read_joined(tmp_path, name)
+    assert table.schema.field("inputs").type.field("t").type == pa.timestamp("ms")
+    first, second = table.to_pylist()[:2]
+    assert first["inputs"] == {"n": 1.5, "b": True, "c": "x", "t": datetime(1970, 1, 1, 0, 1)}
+    assert second["inputs"] == {"n": None, "b": None, "c": None, "t": None}
+    assert (first["row"], second["row"], first["version"], first["outputs"]) == (0, 1, 3, [0.5, 0.5])
+    assert table["label"].null_count == 4
+
+
+def test_the_first_feedback_counts_however_late_and_out_of_order(tmp_path, name) -> None:
+    told = [feedback("b", "no", 9), feedback("b", "yes", 1), feedback("a", "no", 2, row=1), feedback("zzz", "no", 0)]
+    for item in told:
+        write(records.folder(tmp_path, "feedback", name), lambda b: pa.Table.from_pylist(b, FEEDBACK_SCHEMA), [item])
+    labels = {}
+    for table in records.read_joined(tmp_path, name):
+        labels |= {(row["request_id"], row["row"]): row["label"] for row in table.to_pylist()}
+    assert labels == {("a", 0): None, ("a", 1): "no", ("b", 0): "yes", ("c", 0): None}
+
+
+def test_acknowledged_means_on_disk(tmp_path) -> None:
+    into = records.folder(tmp_path, "feedback", "m")
+    writer = SegmentWriter(into, lambda b: pa.Table.from_pylist(b, FEEDBACK_SCHEMA), 0.01, 1000)
+    writer.append_durably(feedback("a", "yes", 0)).result(timeout=10)
+    dataset = records.read(tmp_path, "feedback", "m")
+    assert dataset is not None
+    assert dataset.to_table()["request_id"].to_pylist() == ["a"]
+    writer.close()
+
+
+def test_what_cannot_be_kept_is_not_acknowledged_and_what_does_not_fit_is_counted(tmp_path) -> None:
+    (tmp_path / "taken").write_text("a file where a folder should be")
+    writer = SegmentWriter(tmp_path / "taken", lambda b: pa.Table.from_pylist(b, FEEDBACK_SCHEMA), 0.01, 1000)
+    with pytest.raises(OSError, match="taken"):
+        writer.append_durably(feedback("a", "yes", 0)).result(timeout=10)
+    writer.close()
+    full = SegmentWriter(tmp_path / "x", lambda b: pa.Table.from_pylist(b, FEEDBACK_SCHEMA), 60, 2)
+    for _ in range(5):
+        full.append(feedback("a", "yes", 0))
+    assert full.dropped == 3
+    full.close()
