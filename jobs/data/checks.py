@@ -47,6 +47,16 @@ def check_parts(checks: Checks, target: Target, split: Assignment) -> None:
             raise BadInput(f"split part {part}", None, bound, "change the split or drop that class")
 
 
+def check_finite(columns: tuple[ColumnSchema, ...], table: pa.Table) -> None:
+    """Refuse infinite numbers, in whichever part they are."""
+    for column in columns:
+        if column.type == "number" and pa.types.is_floating(table[column.name].type):
+            infinite = int(np.isinf(table[column.name].to_numpy()).sum())
+            if infinite:
+                remedy = f"make them missing, or add dataset.exclude=[{column.name}]"
+                raise BadInput(f"column {column.name}", None, f"has infinite values in {infinite} rows", remedy)
+
+
 def check_known(dataset: Dataset, columns: tuple[ColumnSchema, ...], table: pa.Table) -> None:
     """Refuse inputs that are recorded only with the target: missing where it is, there where it is.
 

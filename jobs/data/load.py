@@ -16,7 +16,7 @@ from cluster.columns import Array, ModelSchema, Raw, category_texts, raw_from_ta
 from conf.compose import from_yaml, to_yaml
 from conf.errors import BadInput, nearest
 from conf.schema import Dataset, Split, TrainConfig
-from jobs.data.checks import check_known, check_leakage, check_parts, check_table
+from jobs.data.checks import check_finite, check_known, check_leakage, check_parts, check_table
 from jobs.data.infer import input_columns
 from jobs.data.source import read
 from jobs.data.split import Assignment, assign
@@ -134,6 +134,7 @@ def _make_frame(written: str, _stamps: tuple[tuple[str, int], ...]) -> _Frame:
     train = table.take(train_rows)
     columns, said = input_columns(dataset, train)
     check_known(dataset, columns, whole)
+    check_finite(columns, table)
     schema = ModelSchema(dataset.target, target.task, target.classes, columns)
     raw = raw_from_table(train, schema)
     close = check_leakage(checks, columns, raw, replace(target, values=target.values[train_rows]))

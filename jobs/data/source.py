@@ -56,7 +56,7 @@ def _one_file(filesystem: fs.FileSystem, path: str) -> pa.Table:
             with filesystem.open_input_file(path) as stream:
                 return parquet.read_table(stream)
         with filesystem.open_input_stream(path) as stream:  # decompresses .gz by its name
-            return csv.read_csv(stream, convert_options=csv.ConvertOptions(strings_can_be_null=True))
+            return _text(path, csv.read_csv(stream, convert_options=csv.ConvertOptions(strings_can_be_null=True)))
     except (pa.ArrowException, OSError) as error:
         said = str(error).splitlines()[0].rstrip(".")
         if "invalid UTF8" in said or "invalid UTF-8" in said:
@@ -64,3 +64,11 @@ def _one_file(filesystem: fs.FileSystem, path: str) -> pa.Table:
         if "Empty CSV file" in said:
             raise BadInput("dataset.path", path, "is empty", "give a table with a header and rows") from error
         raise BadInput("dataset.path", path, f"cannot be read ({said})", "give valid CSV or Parquet") from error
+
+
+def _text(path: str, table: pa.Table) -> pa.Table:
+    """Refuse what pyarrow could only read as bytes."""
+    for field in table.schema:
+        if pa.types.is_binary(field.type):
+            raise BadInput("dataset.path", path, f"is not UTF-8 (column {field.name})", "save it as UTF-8")
+    return table

@@ -18,6 +18,7 @@ from jobs.data.encode import encode
 from jobs.models.predictor import Predictor
 
 OPSET = 18
+TOLERANCE = 1e-5
 _KINDS = {"number": "numbers", "boolean": "numbers", "category": "codes", "time": "times"}
 _TYPES = {"number": TensorProto.FLOAT, "boolean": TensorProto.FLOAT, "time": TensorProto.INT64}
 
@@ -108,7 +109,8 @@ def _lookup(column: str, output: str, categories: tuple[str, ...]) -> onnx.NodeP
 def verify_export(graph: bytes, predictor: Predictor, raw: Raw, schema: ModelSchema) -> float:
     """Return the largest difference between the graph and PyTorch on real rows, some of them with gaps put in.
 
-    Differences are relative to 1 + |value|. Raises BadInput above 1e-4 (regression) or 1e-5 (probabilities).
+    Probabilities differ by so much, values relative to the target's standard deviation plus their own size.
+    Raises BadInput above TOLERANCE.
     """
     rows = {name: values[:2000] for name, values in raw.items()}
     holed = {name: values.copy() for name, values in rows.items()}
@@ -123,9 +125,9 @@ def verify_export(graph: bytes, predictor: Predictor, raw: Raw, schema: ModelSch
             arrays = (encoded.numbers, encoded.codes, encoded.times)
             wanted = predictor(*(torch.from_numpy(array) for array in arrays)).numpy()
         found = session.run(None, given)[0]
-        worst = max(worst, float(np.max(np.abs(found - wanted) / (1 + np.abs(wanted)))))
-    tolerance = 1e-4 if schema.task == "regression" else 1e-5
-    if not worst <= tolerance:
-        bound = f"differs from PyTorch by {worst:.2g}, more than {tolerance:g}"
+        size = float(predictor.target_scale) + np.abs(wanted) if schema.task == "regression" else 1.0
+        worst = max(worst, float(np.max(np.abs(found - wanted) / size)))
+    if not worst <= TOLERANCE:
+        bound = f"differs from PyTorch by {worst:.2g}, more than {TOLERANCE:g}"
         raise BadInput("export", None, bound, "nothing was registered; use operations that ONNX reproduces")
     return worst

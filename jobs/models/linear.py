@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from jobs.models.predictor import Inputs
@@ -12,14 +13,15 @@ class Linear(nn.Module):
 
     def __init__(self, inputs: Inputs, outputs: int) -> None:
         super().__init__()
-        self.features = nn.Linear(inputs.features, outputs)
+        self.weight = nn.Parameter(torch.zeros(inputs.features, outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
         self.categories = nn.ModuleList(nn.Embedding(size, outputs, padding_idx=0) for size in inputs.categories)
-        for weight in self.parameters():
-            nn.init.zeros_(weight)
+        for weights in self.categories:
+            nn.init.zeros_(weights.weight)
 
     def forward(self, features: Tensor, codes: Tensor) -> Tensor:
         """Return [N, outputs]."""
-        result: Tensor = self.features(features)
+        result = features @ self.weight + self.bias
         for column, weights in enumerate(self.categories):
             result = result + weights(codes[:, column])
         return result
