@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ def search(asked: Search) -> SearchResult:
 def _study(cfg: TrainConfig, run: Run, mode: str, sampler: BaseSampler) -> optuna.Study:
     """Return a study kept in <storage>/tune/<run>.journal, which stock tools open."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial's traceback is in its run
     folder = storage_path(cfg.cluster) / "tune"
     folder.mkdir(exist_ok=True)
     journal = JournalStorage(JournalFileBackend(str(folder / f"{run.id}.journal")))
@@ -137,7 +139,8 @@ def _fit(
 def _winner(cfg: TrainConfig, run: Run, metric: str, watch: Watch) -> SearchResult:
     best = watch.best
     if best is None:
-        raise watch.error or RuntimeError("no trial reported anything")
+        why = watch.errors[0] if watch.errors else "none reported anything"
+        raise BadInput("trials", None, f"all {len(watch.ended)} failed ({why})", "mend that and search again")
     overrides = (*cfg.overrides, *best.overrides)
     run.text("\n".join(overrides), ARTIFACT)
     run.tag({"best": best.objective, "best_trial": best.trial_id})

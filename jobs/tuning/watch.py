@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -12,8 +13,6 @@ from ray.tune.experiment import Trial
 
 from cluster.progress import Step
 from cluster.tracking import Run, Tracking
-from conf.errors import BadInput
-from conf.mistakes import as_bad_input
 from conf.schema import TrainConfig
 from jobs.training.context import LAST, OBJECTIVE
 from jobs.tuning.searcher import OptunaSearcher
@@ -51,7 +50,6 @@ class Watch(tune.Callback):
         self._sign = 1 if mode == "max" else -1
         self._searcher, self._total, self._shown = searcher, cfg.tuning.num_samples, shown
         self._trials: dict[str, Watched] = {}
-        self.error: Exception | None = None
         self._writer = ThreadPoolExecutor(1)
 
     def __getstate__(self) -> dict[str, object]:
@@ -70,6 +68,11 @@ class Watch(tune.Callback):
     def ended(self) -> list[str]:
         """Return how each ended trial ended."""
         return [trial.ended for trial in self._trials.values() if trial.ended]
+
+    @property
+    def errors(self) -> list[str]:
+        """Return what the failed trials said."""
+        return [trial.error for trial in self._trials.values() if trial.ended == "failed"]
 
     @property
     def best(self) -> Watched | None:
@@ -97,10 +100,7 @@ class Watch(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Write a trial that failed; the search goes on."""
-        error = trial.get_error()
-        why = _mistake(error) if error else RuntimeError("a trial ended without saying why")
-        self.error = self.error or why
-        self._end(trial, "failed", str(why))
+        self._end(trial, "failed", _why(trial))
 
     def _end(self, trial: Trial, ended: str, error: str) -> None:
         watched = self._trials[trial.trial_id]
@@ -128,11 +128,8 @@ def _ours(key: str, value: object) -> bool:
     return isinstance(value, int | float) and not key.startswith((*_RAYS_OWN, "config/", "training_iteration", LAST))
 
 
-def _mistake(error: Exception) -> Exception:
-    """Return the BadInput behind an error that Ray brought from an actor, or an error with its last line."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, BadInput):
-            return found
-        found = getattr(found, "cause", None) or found.__cause__
-    return as_bad_input(error) or RuntimeError(str(error).strip().splitlines()[-1])
+def _why(trial: Trial) -> str:
+    """Return the last line that a failed trial's actor said, without the name of an error that is a sentence."""
+    path = Path(trial.error_file) if trial.error_file else None
+    said = path.read_text().strip().splitlines() if path and path.exists() else []
+    return said[-1].removeprefix("conf.errors.BadInput: ").rstrip(".") if said else "it said nothing"

@@ -1,42 +1,67 @@
-"""Sticky assignment: the same everywhere, in proportion, and units move only if they must."""
+"""Which variant answers: sticky, in proportion, and moved no more than the weights were."""
 
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from serve.traffic import assign
 
-VARIANTS = ("champion", "challenger", "staging")
-WEIGHTS = st.fixed_dictionaries({name: st.integers(0, 10).map(float) for name in VARIANTS}).filter(
-    lambda weights: sum(weights.values()) > 0
+NAMES = ("champion", "challenger", "shadow", "staging")
+WEIGHTS = st.dictionaries(st.sampled_from(NAMES), st.just(0.0) | st.floats(1e-6, 1.0), min_size=1).filter(
+    lambda weights: any(weights.values())
 )
+UNITS = range(20_000)
 
 
-@pytest.mark.parametrize("weights", [(0.5, 0.5), (0.9, 0.1), (0.2, 0.3, 0.5)])
-def test_shares_are_the_weights(weights) -> None:
-    given_weights = dict(zip(VARIANTS, weights, strict=False))
-    counts = Counter(assign("test", f"unit-{i}", given_weights) for i in range(20_000))
-    expected = [weight * 20_000 for weight in weights]
-    assert chisquare([counts[name] for name in given_weights], expected).pvalue > 1e-3
+def dealt(ab_test: str, weights: dict[str, float]) -> list[str]:
+    return [assign(ab_test, str(unit), weights) for unit in UNITS]
 
 
-@given(st.text(), WEIGHTS, WEIGHTS)
-def test_a_unit_moves_only_towards_what_gained_or_away_from_what_lost(unit, before, after) -> None:
-    first, second = assign("t", unit, before), assign("t", unit, after)
-    assert first == assign("t", unit, dict(reversed(before.items())))
-    if first != second:
-        gained = after[second] / sum(after.values()) > before[second] / sum(before.values())
-        lost = after[first] / sum(after.values()) < before[first] / sum(before.values())
-        assert gained or lost
+@given(st.text(), st.text(), WEIGHTS)
+def test_the_same_answer_whatever_the_order_and_scale(ab_test, unit, weights) -> None:
+    chosen = assign(ab_test, unit, weights)
+    assert assign(ab_test, unit, weights) == chosen
+    assert assign(ab_test, unit, dict(reversed(weights.items()))) == chosen
+    assert assign(ab_test, unit, {name: weight / 4 for name, weight in weights.items()}) == chosen
+    assert weights[chosen] > 0
 
 
-def test_weight_nought_never_answers_and_a_new_test_deals_anew() -> None:
-    assert {assign("t", str(i), {"a": 1.0, "b": 0.0}) for i in range(1000)} == {"a"}
-    both = {"a": 0.5, "b": 0.5}
-    moved = sum(assign("one", str(i), both) != assign("two", str(i), both) for i in range(2000))
-    assert 900 < moved < 1100
-    with pytest.raises(ValueError, match="no variant"):
-        assign("t", "u", {"a": 0.0})
+@given(st.text(), st.text(), WEIGHTS, WEIGHTS)
+def test_a_unit_moves_only_to_who_gained_or_from_who_lost(ab_test, unit, before, after) -> None:
+    was, now = assign(ab_test, unit, before), assign(ab_test, unit, after)
+    assume(was != now)
+    assert after.get(now, 0) > before.get(now, 0) or after.get(was, 0) < before.get(was, 0)
+
+
+@pytest.mark.parametrize("ab_test", ["default", "prices", "ü"])
+@pytest.mark.parametrize("weights", [(0.5, 0.5), (0.9, 0.1), (0.99, 0.01), (0.4, 0.3, 0.2, 0.1)])
+def test_weights_are_respected(ab_test, weights) -> None:
+    shares = dict(zip(NAMES, weights, strict=False))
+    counts = Counter(dealt(ab_test, shares))
+    observed = [counts[name] for name in shares]
+    assert chisquare(observed, [len(UNITS) * weight for weight in weights]).pvalue > 1e-3
+
+
+def test_no_more_units_move_than_the_weights_did() -> None:
+    before = dealt("default", {"champion": 0.9, "challenger": 0.1})
+    after = dealt("default", {"champion": 0.6, "challenger": 0.4})
+    moved = Counter((was, now) for was, now in zip(before, after, strict=True) if was != now)
+    assert set(moved) == {("champion", "challenger")}
+    assert moved["champion", "challenger"] / len(UNITS) == pytest.approx(0.3, abs=0.015)
+
+
+def test_a_new_test_deals_the_units_anew() -> None:
+    half = {"champion": 0.5, "challenger": 0.5}
+    pairs = Counter(zip(dealt("a", half), dealt("b", half), strict=True))
+    assert len(pairs) == 4
+    assert chisquare(list(pairs.values())).pvalue > 1e-3
+
+
+def test_weight_zero_never_answers() -> None:
+    assert set(dealt("default", {"champion": 1e-9, "challenger": 0.0})) == {"champion"}
+    for nobody in ({}, {"champion": 0.0}):
+        with pytest.raises(ValueError, match="no variant has a weight above 0"):
+            assign("default", "u", nobody)

@@ -78,7 +78,7 @@ def test_the_winner_is_trained_from_its_record(found, train_config) -> None:
 
 def test_a_search_in_which_all_trials_fail_says_why_once(ray_session, train_config) -> None:
     cfg = train_config("dataset=digits", "model=linear", "tuning.num_samples=3", "name=failing")
-    with pytest.raises(BadInput, match=r"optimizer: 'torch.optim.AdamW' cannot be built .*Invalid weight_decay"):
+    with pytest.raises(BadInput, match=r"all 3 failed \(optimizer: 'torch.optim.AdamW' cannot be built .*Invalid weight_decay"):
         search(searched(cfg, "optimizer.weight_decay=interval(-2,-1)"))
     tracking = connect(cfg.tracking, cfg.cluster)
     with pytest.raises(BadInput, match="no finished tune run"):
