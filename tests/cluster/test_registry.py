@@ -82,7 +82,9 @@ def test_whatever_is_wrong_with_a_bundle_is_refused_and_registers_nothing(own, t
     shutil.copytree(version.folder, tmp_path / "copy")
     (tmp_path / "copy" / "extra.py").write_text("import os")
     with pytest.raises(BadInput, match=r"extra.py is not in the manifest"):
-        registry.register(version.name, connect(cfg.tracking, cfg.cluster).start(version.name, "train"), tmp_path / "copy")
+        registry.register(
+            version.name, connect(cfg.tracking, cfg.cluster).start(version.name, "train"), tmp_path / "copy"
+        )
     assert registry.resolve(version.name, "latest").number == version.number
 
 
@@ -110,7 +112,9 @@ print(json.dumps([model.predict(d).values.tolist() for d in (rows, typed, rows.a
 assert not {{"cluster", "conf", "jobs"}} & set(sys.modules)
 """
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    ended = subprocess.run([sys.executable, "-c", script], cwd="/", env=clean, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd="/", env=clean, capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     for found in json.loads(ended.stdout.splitlines()[-1]):
         np.testing.assert_allclose(found, wanted, atol=1e-6)

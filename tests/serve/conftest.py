@@ -48,7 +48,9 @@ def served(houses: Callable[..., Any], tmp_path) -> Iterator[Served]:
     second = train(cfg).version
     registry.set_alias("houses", "challenger", second.number)
     registry.write_policy("houses", AB)
-    deploy = DeployConfig(cluster=cfg.cluster, name="houses", serving=Serving(max_rows=5, max_body_mb=0.01, poll_s=0.05))
+    deploy = DeployConfig(
+        cluster=cfg.cluster, name="houses", serving=Serving(max_rows=5, max_body_mb=0.01, poll_s=0.05)
+    )
     application = Application(deploy)
     from cluster.bundle import Bundle
 

@@ -83,7 +83,10 @@ def test_a_split_is_a_partition_and_always_the_same(classes, seed) -> None:
     [
         (Split(fractions={"train": 0.9, "validation": 0.2}), "at most 1 in all"),
         (Split(fractions={"train": 0.9}), "lacks validation"),
-        (Split(method="time", column="z", periods={"train": [], "validation": []}), "split.column: 'z' is not a column"),
+        (
+            Split(method="time", column="z", periods={"train": [], "validation": []}),
+            "split.column: 'z' is not a column",
+        ),
         (Split(method="time", column="x", periods={"train": [], "validation": []}), "not a time"),
         (Split(method="time", column="d", periods={"train": ["a", "b"], "validation": []}), "is no period"),
         (

@@ -36,7 +36,9 @@ def test_several_classes_and_numbers_agree_with_scikit_learn() -> None:
     values, wanted = RNG.normal(5, 2, ROWS), RNG.normal(5, 2, ROWS)
     found = statistics("regression", values[:, None], wanted)
     weights = RNG.integers(0, 4, (1, ROWS))
-    assert found["rmse"](weights)[0] ** 2 == pytest.approx(peer.mean_squared_error(wanted, values, sample_weight=weights[0]))
+    assert found["rmse"](weights)[0] ** 2 == pytest.approx(
+        peer.mean_squared_error(wanted, values, sample_weight=weights[0])
+    )
     assert found["mae"](weights)[0] == pytest.approx(peer.mean_absolute_error(wanted, values, sample_weight=weights[0]))
     assert found["r2"](weights)[0] == pytest.approx(peer.r2_score(wanted, values, sample_weight=weights[0]))
 

@@ -59,9 +59,10 @@ def test_each_trial_has_a_run_under_the_searchs(found) -> None:
     tracking = connect(cfg.tracking, cfg.cluster)
     parent = tracking.client.get_run(result.run_id)
     children = tracking.client.search_runs([parent.info.experiment_id], f"tags.`{PARENT}` = '{result.run_id}'")
-    assert sorted(child.data.tags["state"] for child in children) == ["complete"] * result.completed + [
-        "pruned"
-    ] * result.pruned
+    assert (
+        sorted(child.data.tags["state"] for child in children)
+        == ["complete"] * result.completed + ["pruned"] * result.pruned
+    )
     assert all("optimizer.lr" in child.data.params and "val_log_loss" in child.data.metrics for child in children)
 
 
@@ -78,7 +79,9 @@ def test_the_winner_is_trained_from_its_record(found, train_config) -> None:
 
 def test_a_search_in_which_all_trials_fail_says_why_once(ray_session, train_config) -> None:
     cfg = train_config("dataset=digits", "model=linear", "tuning.num_samples=3", "name=failing")
-    with pytest.raises(BadInput, match=r"all 3 failed \(optimizer: 'torch.optim.AdamW' cannot be built .*Invalid weight_decay"):
+    with pytest.raises(
+        BadInput, match=r"all 3 failed \(optimizer: 'torch.optim.AdamW' cannot be built .*Invalid weight_decay"
+    ):
         search(searched(cfg, "optimizer.weight_decay=interval(-2,-1)"))
     tracking = connect(cfg.tracking, cfg.cluster)
     with pytest.raises(BadInput, match="no finished tune run"):
