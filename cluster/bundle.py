@@ -127,7 +127,7 @@ def read_schema(folder: Path) -> ModelSchema:
 def check_manifest(folder: Path) -> None:
     """Raise BadInput unless the folder holds exactly the files of its manifest, unchanged."""
     try:
-        hashes: dict[str, str] = json.loads((folder / MANIFEST).read_text())["sha256"]
+        hashes = dict[str, str](json.loads((folder / MANIFEST).read_text())["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput("bundle", str(folder), "has no readable manifest.json", "register the model again") from error
     found = set(_files(folder))

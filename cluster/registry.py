@@ -100,10 +100,17 @@ class Registry:
         self._client.set_registered_model_tag(name, POLICY, written)
 
     def policy(self, name: str) -> Traffic:
-        """Return the traffic policy; without one the champion answers everything."""
+        """Return the traffic policy; without one the champion answers everything. Raises BadInput for a spoilt one."""
         self._check_name(name)
         written = self._client.get_registered_model(name).tags.get(POLICY)
-        return Traffic(**json.loads(written)) if written else Traffic(weights={"champion": 1.0})
+        if not written:
+            return Traffic(weights={"champion": 1.0})
+        try:
+            traffic = Traffic(**json.loads(written))
+            check_weights(traffic)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise BadInput(POLICY, written[:60], "is no traffic policy", "run python -m serve.deploy again") from error
+        return traffic
 
     def _check_name(self, name: str) -> None:
         try:

@@ -43,9 +43,14 @@ async def send(answer: Answer, respond: Send) -> None:
     """Send an answer through ASGI."""
     body = orjson.dumps(answer.body, default=str)
     headers = {"content-type": "application/json", "content-length": str(len(body)), **answer.headers}
-    pairs = [(key.encode("latin-1"), value.encode("latin-1", "replace")) for key, value in headers.items()]
+    pairs = [(key.encode("latin-1"), _header_value(value)) for key, value in headers.items()]
     await respond({"type": "http.response.start", "status": answer.status, "headers": pairs})
     await respond({"type": "http.response.body", "body": body})
+
+
+def _header_value(text: str) -> bytes:
+    """Return a client's text as a header value: a line break in it must not begin another header."""
+    return "".join(c if c.isprintable() else "?" for c in text).encode("latin-1", "replace")
 
 
 async def read_json(scope: Scope, receive: Receive, most_bytes: int) -> dict[str, Any]:

@@ -6,8 +6,6 @@ import logging
 import threading
 from dataclasses import dataclass, field
 
-from mlflow.exceptions import MlflowException
-
 from cluster.bundle import Bundle
 from cluster.columns import ModelSchema, raw_from_rows
 from cluster.registry import Registry, Version
@@ -65,10 +63,11 @@ class Variants:
             try:
                 self.live = self._load(self.live)
                 self.refused = ""
-            except (BadInput, MlflowException, OSError) as error:
-                if str(error) != self.refused:
-                    log.warning("%s: keeps serving what it has; %s", self.cfg.name, error)
-                self.refused = str(error)
+            except Exception as error:  # whatever it is, what is loaded answers and the registry is asked again
+                why = str(error) or repr(error)
+                if why != self.refused:
+                    log.warning("%s: keeps serving what it has; %s", self.cfg.name, why)
+                self.refused = why
 
     def _load(self, old: Live | None) -> Live:
         """Return what the registry says, reusing what is loaded; the same object where nothing changed."""
