@@ -71,9 +71,9 @@ class Registry:
         aliases = self.aliases(name)
         number = str(aliases[said]) if said in aliases else said
         found = self._versions(name)
-        if said == "latest":
+        if said == "latest" and found:
             number = str(max(found))
-        if not number.isdigit() or int(number) not in found:
+        if not number.isdecimal() or int(number) not in found:
             known = [str(version) for version in sorted(found)] + sorted(aliases) + ["latest"]
             raise BadInput("version", said, f"is no version or alias of {name}", nearest(said, known))
         return self._version(found[int(number)])

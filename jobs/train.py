@@ -66,14 +66,13 @@ def train(cfg: TrainConfig) -> Result:
 
 def reproduce(cfg: TrainConfig) -> bool:
     """Repeat the run `cfg.reproduce`, say what is the same, and return whether the weights are."""
-    from cluster.progress import say
     from cluster.tracking import connect
     from jobs.training.reproduce import compare, recorded_config
 
     tracking = connect(cfg.tracking, cfg.cluster)
     then = tracking.find(str(cfg.reproduce), "train", cfg.name)
     comparison = compare(tracking, then, train(recorded_config(cfg, tracking, then)).run_id)
-    say(comparison.said())
+    print("\n".join(comparison.said()))
     return comparison.same
 
 

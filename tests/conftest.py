@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv
 
-import cluster as cluster  # first: what Ray and MLflow read from the environment
 from cluster.session import connect
 from cluster.storage import VARIABLE
 from conf import store

@@ -54,7 +54,7 @@ EXPECTED = [
     ["best val_log_loss", "flights version 6:"],
     ["version 6  validation", "version 6  far_test", "report.html"],
     ["flights@challenger is version 6", '"predictions":', '"request_id":"first"', '{"accepted":1}', "stopped"],
-    ["run "],
+    ["reproduced: the weights are bitwise the same"],
     ["challenger", "champion", "rows of far_test prove nothing", "mlflow ui", "succeeded", "stopped"],
     ["my version 1", "rmse", "100 rows of test prove nothing"],
     ["wine version 1:", "wine version 3:"],

@@ -16,8 +16,8 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.zeros(inputs.features, outputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.categories = nn.ModuleList(nn.Embedding(size, outputs, padding_idx=0) for size in inputs.categories)
-        for weights in self.categories:
-            nn.init.zeros_(weights.weight)
+        for weights in self.categories.parameters():
+            nn.init.zeros_(weights)
 
     def forward(self, features: Tensor, codes: Tensor) -> Tensor:
         """Return [N, outputs]."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from conf.errors import BadInput
+from jobs.models.dropout import Dropout
 from jobs.models.predictor import Inputs
 
 
@@ -27,7 +28,7 @@ class Mlp(nn.Module):
             nn.Embedding(size, wide, padding_idx=0) for size, wide in zip(inputs.categories, widths, strict=True)
         )
         into = [inputs.features + sum(widths), *[width] * (layers - 1)]
-        blocks = [nn.Sequential(nn.Linear(size, width), nn.ReLU(), nn.Dropout(dropout)) for size in into]
+        blocks = [nn.Sequential(nn.Linear(size, width), nn.ReLU(), Dropout(dropout)) for size in into]
         self.body = nn.Sequential(*blocks, nn.Linear(width, outputs))
 
     def forward(self, features: Tensor, codes: Tensor) -> Tensor:

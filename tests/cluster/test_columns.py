@@ -65,7 +65,9 @@ def test_rows_columns_and_tables_agree(rows) -> None:
 
 
 def test_missing_values_and_unseen_categories_have_their_codes() -> None:
-    raw = raw_from_rows([{"n": None, "b": None, "c": "never seen", "t": None}, dict(n=1, b=True, c="y", t=0)], SCHEMA)
+    raw = raw_from_rows(
+        [{"n": None, "b": None, "c": "never seen", "t": None}, {"n": 1, "b": True, "c": "y", "t": 0}], SCHEMA
+    )
     encoded = encode(raw, SCHEMA)
     assert np.isnan(encoded.numbers[0]).all()
     assert encoded.codes.tolist() == [[0], [2]]

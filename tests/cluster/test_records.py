@@ -82,6 +82,45 @@ def test_acknowledged_means_on_disk(tmp_path) -> None:
     writer.close()
 
 
+def test_what_is_written_can_be_read_all_the_while(tmp_path) -> None:
+    into = records.folder(tmp_path, "feedback", "m")
+    writer = SegmentWriter(into, lambda b: pa.Table.from_pylist(b, FEEDBACK_SCHEMA), 0.01, 10_000)
+    seen = [0]
+    for i in range(120):
+        writer.append(feedback(str(i), "yes", 0))
+        time.sleep(0.002)
+        dataset = records.read(tmp_path, "feedback", "m")
+        seen.append(dataset.count_rows() if dataset else 0)
+    writer.close()
+    assert seen == sorted(seen)  # nothing half written, nothing lost
+    assert len(set(seen)) > 5  # read in between, not only at the end
+    table = records.read(tmp_path, "feedback", "m").to_table()
+    assert sorted(table["request_id"].to_pylist()) == sorted(str(i) for i in range(120))
+    assert not list(into.rglob("*.unfinished"))
+    assert writer.dropped == 0
+
+
+def test_many_acknowledgements_share_a_segment(tmp_path) -> None:
+    into = records.folder(tmp_path, "feedback", "m")
+    writer = SegmentWriter(into, lambda b: pa.Table.from_pylist(b, FEEDBACK_SCHEMA), 0.05, 1000)
+    futures = [writer.append_durably(feedback(str(i), "yes", 0)) for i in range(100)]
+    for i, future in enumerate(futures):
+        future.result(timeout=10)
+        assert str(i) in records.read(tmp_path, "feedback", "m").to_table()["request_id"].to_pylist()
+    assert len(list(into.rglob("*.parquet"))) < 10
+    writer.close()
+
+
+def test_without_predictions_there_is_nothing_to_join(tmp_path) -> None:
+    write(
+        records.folder(tmp_path, "feedback", "m"),
+        lambda b: pa.Table.from_pylist(b, FEEDBACK_SCHEMA),
+        [feedback("a", "no", 0)],
+    )
+    assert records.read(tmp_path, "predictions", "m") is None
+    assert list(records.read_joined(tmp_path, "m")) == []
+
+
 def test_what_cannot_be_kept_is_not_acknowledged_and_what_does_not_fit_is_counted(tmp_path) -> None:
     (tmp_path / "taken").write_text("a file where a folder should be")
     writer = SegmentWriter(tmp_path / "taken", lambda b: pa.Table.from_pylist(b, FEEDBACK_SCHEMA), 0.01, 1000)
@@ -92,4 +131,7 @@ def test_what_cannot_be_kept_is_not_acknowledged_and_what_does_not_fit_is_counte
     for _ in range(5):
         full.append(feedback("a", "yes", 0))
     assert full.dropped == 3
+    with pytest.raises(OSError, match="too many records wait"):
+        full.append_durably(feedback("a", "yes", 0)).result(timeout=10)
     full.close()
+    assert len(list((tmp_path / "x").rglob("*.parquet"))) == 1

@@ -57,6 +57,46 @@ def _promotion(cfg, name):
     return PromoteConfig(name=name, alias="challenger", cluster=cfg.cluster)
 
 
+def test_a_version_has_a_number_an_alias_and_is_latest(registered) -> None:
+    registry, name = registered.registry, registered.first.name
+    assert (registered.first.semver, registered.second.semver) == ("1.0.0", "1.1.0")
+    for said in ("1", "champion"):
+        assert registry.resolve(name, said) == registered.first
+    for said in ("2", "latest"):
+        assert registry.resolve(name, said) == registered.second
+    assert registry.names() == [name]
+    assert registry.policy(name) == Traffic("default", {"champion": 1.0})
+
+
+@pytest.mark.parametrize("said", ["3", "0", "-1", "1.0", "²", "challenger", "Champion", ""])
+def test_an_unknown_version_is_refused_in_one_sentence(registered, said) -> None:
+    with pytest.raises(BadInput, match=r"is no version or alias of my-houses; .*1, 2, champion, latest\.$") as raised:
+        registered.registry.resolve(registered.first.name, said)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_without_versions_is_said(own) -> None:
+    cfg, registry = own
+    connect(cfg.tracking, cfg.cluster).client.create_registered_model("empty")  # as an interruption leaves it
+    for said in ("latest", "champion", "1"):
+        with pytest.raises(BadInput, match=f"'{said}' is no version or alias of empty"):
+            registry.resolve("empty", said)
+
+
+def test_an_unknown_alias_is_not_set(registered) -> None:
+    with pytest.raises(BadInput, match="'chalenger' is not an alias; did you mean 'challenger'"):
+        registered.registry.set_alias(registered.first.name, "chalenger", 1)
+    assert registered.registry.aliases(registered.first.name) == {"champion": 1}
+
+
+def test_a_run_without_the_artifact_is_named(registered) -> None:
+    assert "dear" in registered.tracking.read_text(registered.second.run_id, "config.yaml")
+    assert registered.tracking.find("latest", "train", "my-houses") == registered.second.run_id
+    assert registered.tracking.find(registered.first.run_id, "train") == registered.first.run_id
+    with pytest.raises(BadInput, match=r"has no search\.json; name a run of the right kind"):
+        registered.tracking.read_text(registered.first.run_id, "search.json")
+
+
 @pytest.mark.parametrize(
     "weights,said",
     [({"champion": 0.5}, "sum to 0.5"), ({"champion": 1.5}, "from 0 to 1"), ({"winner": 1.0}, "is not an alias")],

@@ -28,6 +28,14 @@ def test_a_submitted_job_refuses_a_relative_path_and_has_an_absolute_default(tmp
     with pytest.raises(BadInput, match="'var' is relative"):
         storage_path(Cluster(storage="var"))
     assert storage_path(Cluster()) == tmp_path / ".rungway"
+    assert storage_path(Cluster(storage=str(tmp_path / "own"))) == tmp_path / "own"
+    assert storage_path(Cluster(storage="~/own")) == tmp_path / "own"
+    monkeypatch.setenv(VARIABLE, "some/where")
+    with pytest.raises(BadInput, match=f"{VARIABLE}: 'some/where' is relative.*; give an absolute path"):
+        storage_path(Cluster())
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": {}}))  # a worker, not a submitted job
+    monkeypatch.chdir(tmp_path)
+    assert storage_path(Cluster()) == tmp_path / "some" / "where"
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path) -> None:

@@ -60,5 +60,5 @@ def test_a_column_that_tells_the_answer_is_refused(tmp_path) -> None:
 
 
 def test_a_source_that_fails_is_named() -> None:
-    with pytest.raises(BadInput, match="dataset: 'nowhere.table' cannot be built"):
+    with pytest.raises(BadInput, match=r"dataset: 'nowhere\.table' cannot be built"):
         load(Dataset(name="n", source={"_target_": "nowhere.table"}, target="y"), RANDOM)
