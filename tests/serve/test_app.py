@@ -1,5 +1,6 @@
 """The application: answers, sticky variants, feedback on disk, hot changes, and one shape for every mistake."""
 
+import hashlib
 import json
 import time
 
@@ -11,9 +12,12 @@ from hypothesis import strategies as st
 from cluster import records
 from cluster.bundle import Bundle
 from cluster.columns import raw_from_rows
+from cluster.registry import Registry
 from cluster.tracking import connect
-from conf.schema import Traffic
+from conf.schema import Cluster, DeployConfig, Traffic
 from jobs.train import train
+from serve.app import Application
+from tests.serve.conftest import Served
 
 JSON = {"content-type": "application/json"}
 
@@ -56,8 +60,7 @@ def test_the_request_id_is_echoed_and_begins_no_header(served) -> None:
     for own, wanted in (({}, "of the proxy"), ({"request_id": "my own"}, "my own")):
         answer = served.ask("POST", "/predict", json={**body, **own}, headers=of_proxy)
         assert answer.headers["x-request-id"] == answer.json()["request_id"] == wanted
-    made = {served.ask("POST", "/predict", json=body).json()["request_id"] for _ in range(3)}
-    assert len(made - {""}) == 3
+    assert len({served.ask("POST", "/predict", json=body).json()["request_id"] for _ in range(3)} - {""}) == 3
     answer = served.ask("POST", "/predict", json={**body, "request_id": "a\r\nx-more: ü€"})
     assert answer.headers.raw[2] == (b"x-request-id", b"a??x-more: \xfc?")
     assert answer.json()["request_id"] == "a\r\nx-more: ü€"
@@ -71,7 +74,19 @@ def test_a_spoilt_policy_is_refused_and_a_mended_one_followed(served) -> None:
         assert served.ask("POST", "/predict", json={"rows": served.rows[:1]}).status_code == 200
         served.registry.write_policy("houses", Traffic(f"mended {i}", {"champion": 1.0}))
         until(lambda name=f"mended {i}": served.ask("GET", "/healthz").json()["ab_test"] == name)
-        assert served.ask("GET", "/healthz").json()["refused"] == ""
+
+
+def test_a_version_that_cannot_be_loaded_does_not_end_the_following(served) -> None:
+    served.registry.write_policy("houses", Traffic("ab", {"champion": 1.0}))
+    until(lambda: served.ask("GET", "/healthz").json()["variants"] == {"champion": 1})
+    manifest = served.registry.resolve("houses", "2").folder / "manifest.json"
+    manifest.with_name("schema.json").write_text("{}")  # whole by its manifest, yet of no use
+    hashes = json.loads(manifest.read_text())["sha256"] | {"schema.json": hashlib.sha256(b"{}").hexdigest()}
+    manifest.write_text(json.dumps({"sha256": hashes}))
+    served.registry.set_alias("houses", "champion", 2)
+    until(lambda: served.ask("GET", "/healthz").json()["refused"])
+    served.registry.set_alias("houses", "champion", 1)
+    until(lambda: not served.ask("GET", "/healthz").json()["refused"])
 
 
 def test_predictions_and_feedback_are_recorded_and_joined(served, tmp_path) -> None:
@@ -79,9 +94,7 @@ def test_predictions_and_feedback_are_recorded_and_joined(served, tmp_path) -> N
         served.ask("POST", "/predict", json={"rows": served.rows[:2], "request_id": f"r{i}"})
     told = [{"request_id": "r1", "row": 1, "label": "yes"}, {"request_id": "r2", "label": "no"}]
     assert served.ask("POST", "/feedback", json={"feedback": told}).json() == {"accepted": 2}
-    on_disk = records.read(tmp_path, records.FEEDBACK, "houses")
-    assert on_disk is not None
-    assert on_disk.count_rows() == 2  # at once: acknowledged means on disk
+    assert records.read(tmp_path, records.FEEDBACK, "houses").count_rows() == 2  # at once: acknowledged is on disk
     served.application.close()
     rows = [row for table in records.read_joined(tmp_path, "houses") for row in table.to_pylist()]
     assert len(rows) == 8
@@ -128,7 +141,6 @@ def mistakes(row):
         (422, "POST", "/predict", {"json": {"columns": dict.fromkeys(row, 1)}}, "columns: is empty"),
         (422, "POST", "/predict", {"json": {"rows": [row], "columns": {}}}, "not exactly one of rows and columns"),
         (400, "POST", "/predict", {"content": b""}, "is not JSON"),
-        (405, "POST", "/healthz", {}, "use GET"),
         (422, "POST", "/predict", {"json": {"rows": [row], "unit": 7}}, "unit"),
         (422, "POST", "/predict", {"json": {"rows": [row], "weight": 7}}, "is not a field of a request"),
         (422, "POST", "/feedback", {"json": {"request_id": "r", "label": "perhaps"}}, "allowed: no, yes"),
@@ -175,11 +187,6 @@ def test_no_body_makes_it_fail(served) -> None:
 
 @pytest.mark.parametrize("target", ["price", "band"])
 def test_other_tasks_are_served_too(houses, tmp_path, target) -> None:
-    from cluster.registry import Registry
-    from conf.schema import Cluster, DeployConfig
-    from serve.app import Application
-    from tests.serve.conftest import Served
-
     cfg = houses("name=houses", target=target)
     cfg.cluster = Cluster(storage=str(tmp_path))
     version = train(cfg).version
