@@ -22,7 +22,7 @@ from conf.schema import Cluster
 
 ROOT = Path(__file__).parents[1]
 RECORD, LOG = "head.json", "head.log"
-START_S, STOP_S = 120.0, 3.0
+START_S, STOP_S, ANSWER_S = 120.0, 3.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,26 @@ def connect(cluster: Cluster) -> Iterator[None]:
         with _said_to_workers():
             start(address="local", num_cpus=cluster.num_cpus, include_dashboard=True)
     else:
+        _check_answers(address)
         # Ray tells workers this folder itself; a user's own folders must be said.
         own = {"env_vars": {"PYTHONPATH": _python_path()}} if os.environ.get("PYTHONPATH") and not submitted() else None
-        try:
-            start(address=address, runtime_env=own)
-        except (ConnectionError, ValueError) as error:
-            remedy = "start it, or leave cluster.address and RAY_ADDRESS out"
-            raise BadInput("cluster.address", address, "does not answer", remedy) from error
+        start(address=address, runtime_env=own)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise BadInput at once where nothing listens (Ray itself would try for many minutes)."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # "auto": Ray looks for it
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+    except OSError as error:
+        remedy = "start it, or leave cluster.address and RAY_ADDRESS out"
+        raise BadInput("cluster.address", address, "does not answer", remedy) from error
 
 
 @contextmanager
