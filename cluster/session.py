@@ -185,22 +185,20 @@ def stop_head(cluster: Cluster) -> bool:
     head = running_head(storage)
     if head is None:
         return False
-    members = _session(head.pid)
     _signal(head.pid, signal.SIGTERM)  # it ends its own
     for wanted in (None, signal.SIGTERM, signal.SIGKILL):
-        alive = [pid for pid in members if _started(pid) is not None]
         if wanted is not None:
-            for pid in alive:
+            for pid in _session(head.pid):
                 _signal(pid, wanted)
         deadline = time.monotonic() + STOP_S
-        while any(_started(pid) is not None for pid in alive) and time.monotonic() < deadline:
+        while _session(head.pid) and time.monotonic() < deadline:  # looked up anew: a head that starts still forks
             time.sleep(0.05)
     (storage / RECORD).unlink(missing_ok=True)
     return True
 
 
 def _session(leader: int) -> list[int]:
-    """Return the pids of a process session: the head, and all that it started."""
+    """Return the live processes of a process session: the head, and all that it started."""
     pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -208,7 +206,7 @@ def _session(leader: int) -> list[int]:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            if int(fields[3]) == leader:  # fields[3]: the session id, which Ray's children keep
+            if int(fields[3]) == leader and fields[0] != "Z":  # fields[3]: the session id, which Ray's children keep
                 pids.append(int(entry.name))
     return pids
 
