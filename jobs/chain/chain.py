@@ -42,7 +42,7 @@ class Chain:
 
     def __enter__(self) -> Chain:
         """Start the background head where there is no Ray to join, and join it."""
-        signal.signal(signal.SIGTERM, _interrupt)
+        _take_interrupts()
         try:
             if find_address(self.cfg.cluster) is None:
                 self._owns_head = True
@@ -52,7 +52,7 @@ class Chain:
         except BaseException:
             self._ends.close()
             raise
-        signal.signal(signal.SIGTERM, _interrupt)  # Ray's own would skip what has to be ended
+        _take_interrupts()  # anew: Ray's own would skip what has to be ended
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -152,6 +152,12 @@ class Chain:
 
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~").split("@")[0]
+
+
+def _take_interrupts() -> None:
+    """Let SIGTERM and SIGINT end the chain in order, also where a shell that put it in the background ignored them."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
