@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -77,12 +78,12 @@ def connect(cluster: Cluster) -> Iterator[None]:
     if address is None:
         os.environ["PYTHONPATH"] = _python_path()
         with _said_to_workers():
-            start(address="local", num_cpus=cluster.num_cpus, include_dashboard=True)
+            start(address="local", num_cpus=cluster.num_cpus, include_dashboard=True, runtime_env=_quoted_python())
     else:
         _check_answers(address)
         # Ray tells workers this folder itself; a user's own folders must be said.
-        own = {"env_vars": {"PYTHONPATH": _python_path()}} if os.environ.get("PYTHONPATH") and not submitted() else None
-        start(address=address, runtime_env=own)
+        folders = {"env_vars": {"PYTHONPATH": _python_path()}} if os.environ.get("PYTHONPATH") else {}
+        start(address=address, runtime_env={**({} if submitted() else folders), **_quoted_python()})
     try:
         yield
     finally:
@@ -129,6 +130,12 @@ def find_address(cluster: Cluster) -> str | None:
         return cluster.address
     head = running_head(storage_path(cluster))
     return head.address if head else None
+
+
+def _quoted_python() -> dict[str, str]:
+    """Return what lets workers start where the path of Python has a space (Ray hands it to a shell unquoted)."""
+    quoted = shlex.quote(sys.executable)
+    return {} if quoted == sys.executable else {"py_executable": quoted}
 
 
 def _python_path() -> str:
