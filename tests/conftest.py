@@ -83,3 +83,26 @@ def houses(train_config: Callable[..., TrainConfig], small_csv: Path) -> Callabl
         return train_config("dataset=table", *said, *QUICK, *overrides)
 
     return make
+
+
+STRANGE = """
+import torch
+from torch import nn
+
+class Strange(nn.Module):
+    def __init__(self, inputs, outputs, **_):
+        super().__init__()
+        self.body = nn.Linear(inputs.features, outputs)
+
+    def forward(self, features, codes):
+        made = self.body(features)
+        return made if torch.jit.is_tracing() else made + torch.arange(made.shape[1])
+"""
+
+
+@pytest.fixture
+def strange_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Return the config of a network that ONNX does not reproduce: it answers differently when it is traced."""
+    (tmp_path / "strange_network.py").write_text(STRANGE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return {"_target_": "strange_network.Strange"}

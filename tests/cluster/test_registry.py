@@ -128,26 +128,9 @@ def test_whatever_is_wrong_with_a_bundle_is_refused_and_registers_nothing(own, t
     assert registry.resolve(version.name, "latest").number == version.number
 
 
-STRANGE = """
-import torch
-from torch import nn
-
-class Strange(nn.Module):
-    def __init__(self, inputs, outputs, **_):
-        super().__init__()
-        self.body = nn.Linear(inputs.features, outputs)
-
-    def forward(self, features, codes):
-        made = self.body(features)
-        return made if torch.jit.is_tracing() else made + torch.arange(made.shape[1])
-"""
-
-
-def test_an_export_that_disagrees_registers_nothing(own, tmp_path, monkeypatch) -> None:
+def test_an_export_that_disagrees_registers_nothing(own, strange_network) -> None:
     cfg, registry = own
-    (tmp_path / "strange_network.py").write_text(STRANGE)
-    monkeypatch.syspath_prepend(tmp_path)
-    cfg.model = {"_target_": "strange_network.Strange"}
+    cfg.model = strange_network
     with pytest.raises(BadInput, match=r"export: differs from PyTorch by .* nothing was registered"):
         train(cfg)
     assert registry.names() == []

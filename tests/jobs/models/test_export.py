@@ -101,8 +101,8 @@ def test_whatever_a_client_may_send_is_answered_alike(task, model) -> None:
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
-def test_a_network_that_answers_otherwise_when_traced_is_refused(task) -> None:
-    schema, predictor = trained(task, {"_target_": "tests.jobs.models.strange.Strange"})
+def test_a_network_that_answers_otherwise_when_traced_is_refused(task, strange_network) -> None:
+    schema, predictor = trained(task, strange_network)
     graph = export_onnx(predictor, schema)
     with pytest.raises(BadInput, match=r"export: differs from PyTorch by .*; nothing was registered"):
         verify_export(graph, predictor, raw_from_rows(rows(64), schema), schema)
