@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
-import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,12 +79,12 @@ def connect(cluster: Cluster) -> Iterator[None]:
     if address is None:
         os.environ["PYTHONPATH"] = _python_path()
         with _said_to_workers():
-            start(address="local", num_cpus=cluster.num_cpus, include_dashboard=True, runtime_env=_quoted_python())
+            start(address="local", num_cpus=cluster.num_cpus, include_dashboard=True, runtime_env=_own_python())
     else:
         _check_answers(address)
         # Ray tells workers this folder itself; a user's own folders must be said.
         folders = {"env_vars": {"PYTHONPATH": _python_path()}} if os.environ.get("PYTHONPATH") else {}
-        start(address=address, runtime_env={**({} if submitted() else folders), **_quoted_python()})
+        start(address=address, runtime_env={**({} if submitted() else folders), **_own_python()})
     try:
         yield
     finally:
@@ -132,10 +133,31 @@ def find_address(cluster: Cluster) -> str | None:
     return head.address if head else None
 
 
-def _quoted_python() -> dict[str, str]:
-    """Return what lets workers start where the path of Python has a space (Ray hands it to a shell unquoted)."""
-    quoted = shlex.quote(sys.executable)
-    return {} if quoted == sys.executable else {"py_executable": quoted}
+def _own_python() -> dict[str, str]:
+    """Return the runtime_env that lets workers start where the path of Python has a space."""
+    python = spaceless_python()
+    return {} if python == sys.executable else {"py_executable": python}
+
+
+def spaceless_python() -> str:
+    """Return this Python, through a link in a folder of this user's where its path has a space.
+
+    Ray hands the path of Python, and of its own files, to a shell unquoted.
+    """
+    if " " not in sys.executable:
+        return sys.executable
+    links = Path(tempfile.gettempdir()) / f"rungway-{os.getuid()}"
+    links.mkdir(mode=0o700, exist_ok=True)
+    if links.stat().st_uid != os.getuid():
+        raise BadInput(
+            "TMPDIR", str(links.parent), f"holds a {links.name} of another user", "set it to a folder of yours"
+        )
+    link = links / hashlib.sha256(sys.prefix.encode()).hexdigest()[:12]
+    if not link.is_symlink():
+        half = links / f"{link.name}-{os.getpid()}"
+        half.symlink_to(sys.prefix)
+        half.replace(link)
+    return str(link / Path(sys.executable).relative_to(sys.prefix))
 
 
 def _python_path() -> str:
@@ -154,8 +176,12 @@ def start_head(cluster: Cluster) -> Head:
         return head
     _make_token()
     port, dashboard_port = _free_port(), _free_port(cluster.dashboard_port)
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
-    command += [f"--port={port}", f"--include-dashboard={cluster.dashboard}"]
+    command = [spaceless_python(), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    command += [
+        f"--port={port}",
+        f"--ray-client-server-port={_free_port()}",
+        f"--include-dashboard={cluster.dashboard}",
+    ]
     command += [f"--dashboard-port={dashboard_port}", "--dashboard-host=127.0.0.1"]
     command += [f"--num-cpus={cluster.num_cpus}"] if cluster.num_cpus else []
     own = {VARIABLE: str(storage), "PYTHONPATH": _python_path(), "RAY_ADDRESS": f"127.0.0.1:{port}"}
