@@ -180,6 +180,7 @@ def start_head(cluster: Cluster) -> Head:
     command += [
         f"--port={port}",
         f"--ray-client-server-port={_free_port()}",
+        "--dashboard-agent-listen-port=0",  # any: the default is one port for all Rays of a machine
         f"--include-dashboard={cluster.dashboard}",
     ]
     command += [f"--dashboard-port={dashboard_port}", "--dashboard-host=127.0.0.1"]
