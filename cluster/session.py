@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -62,6 +63,19 @@ def running_head(storage: Path) -> Head | None:
     return None
 
 
+_aside = ThreadPoolExecutor(1, "ray")  # Ray starts and ends here while the command imports, or writes what came out
+_begun: list[Future[None]] = []
+_ending: list[Future[None]] = []
+
+
+def begin(cluster: Cluster) -> None:
+    """Start what `connect` will join, without waiting for it."""
+    import ray
+
+    if not ray.is_initialized() and not _begun:
+        _begun.append(_aside.submit(_start, cluster))
+
+
 @contextmanager
 def connect(cluster: Cluster) -> Iterator[None]:
     """Run the block on Ray: joined if already connected, in a submitted job, with an address, or with our head up.
@@ -70,9 +84,24 @@ def connect(cluster: Cluster) -> Iterator[None]:
     """
     import ray
 
-    if ray.is_initialized():
+    while _ending:
+        _ending.pop().result()
+    if not _begun and ray.is_initialized():
         yield
         return
+    if _begun:
+        _begun.pop().result()
+    else:
+        _start(cluster)
+    try:
+        yield
+    finally:
+        _ending.append(_aside.submit(ray.shutdown))
+
+
+def _start(cluster: Cluster) -> None:
+    import ray
+
     address = find_address(cluster)
     workers_speak = os.environ.get("RUNGWAY_DEBUG") == "1"
     start = partial(ray.init, logging_level=logging.ERROR, log_to_driver=workers_speak)
@@ -85,10 +114,6 @@ def connect(cluster: Cluster) -> Iterator[None]:
         # Ray tells workers this folder itself; a user's own folders must be said.
         folders = {"env_vars": {"PYTHONPATH": _python_path()}} if os.environ.get("PYTHONPATH") else {}
         start(address=address, runtime_env={**({} if submitted() else folders), **_own_python()})
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _check_answers(address: str) -> None:

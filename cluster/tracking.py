@@ -101,9 +101,15 @@ class Tracking:
     def run(self, name: str, kind: str, cfg: Ground, parent: str | None = None) -> Iterator[Run]:
         """Start a run of a registered model's name; it ends FINISHED, FAILED or KILLED as the block does."""
         run = self.start(name, kind, parent)
-        try:
+        with self.ending(run):
             run.config(cfg)
             yield run
+
+    @contextmanager
+    def ending(self, run: Run) -> Iterator[None]:
+        """End a run that was started or reopened FINISHED, FAILED or KILLED as the block does."""
+        try:
+            yield
         except KeyboardInterrupt:
             run.finish("KILLED")
             raise
@@ -122,8 +128,13 @@ class Tracking:
         """Return a run that was started before, to write more to it."""
         return Run(self.client, run_id)
 
-    def find(self, said: str, kind: str, name: str | None = None) -> str:
-        """Return the run id that was said; "latest" is the latest finished run of the kind (and name).
+    def resume(self, run_id: str) -> Run:
+        """Return a run that was started before, running again."""
+        self.client.update_run(run_id, status="RUNNING")
+        return Run(self.client, run_id)
+
+    def find(self, said: str, kind: str, name: str | None = None, finished: bool = True) -> str:
+        """Return the run id that was said; "latest" is the latest (finished) run of the kind (and name).
 
         Raises BadInput when there is none.
         """
@@ -132,7 +143,7 @@ class Tracking:
                 return str(self.client.get_run(said).info.run_id)
             except MlflowException as error:
                 raise BadInput("run", said, "is no run here", 'give a run id or "latest"') from error
-        conditions = [f"tags.`{KIND}` = '{kind}'", "attributes.status = 'FINISHED'"]
+        conditions = [f"tags.`{KIND}` = '{kind}'", *(["attributes.status = 'FINISHED'"] if finished else [])]
         conditions += [f"tags.`{NAME}` = '{name}'"] if name else []
         experiments = [e.experiment_id for e in self.client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
         found = self.client.search_runs(
@@ -140,9 +151,8 @@ class Tracking:
         )
         if not found:
             of_name = f" of {name}" if name else ""
-            raise BadInput(
-                "run", said, f"there is no finished {kind} run{of_name}", f"start one: python -m jobs.{kind}"
-            )
+            what = f"finished {kind} run" if finished else f"{kind} run"
+            raise BadInput("run", said, f"there is no {what}{of_name}", f"start one: python -m jobs.{kind}")
         return str(found[0].info.run_id)
 
     def read_text(self, run_id: str, path: str) -> str:

@@ -20,12 +20,12 @@ def several_of(allowed: Sequence[str]) -> Any:
     return field(default_factory=lambda: list(allowed), metadata={"allowed_items": tuple(allowed)})
 
 
-def whole(default: int, **bounds: float) -> Any:
+def whole(default: int | None, **bounds: float) -> Any:
     """Return an integer field with bounds `ge`, `gt`, `le`, `lt`."""
     return field(default=default, metadata=bounds)
 
 
-def within(default: float, **bounds: float) -> Any:
+def within(default: float | None, **bounds: float) -> Any:
     """Return a float field with bounds `ge`, `gt`, `le`, `lt`."""
     return field(default=default, metadata=bounds)
 

@@ -6,6 +6,8 @@ from dataclasses import fields
 from typing import TypeVar, cast
 
 from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from conf.bounds import check_bounds
@@ -51,9 +53,26 @@ def _column(name: str, said: object) -> Column:
 def compose(entrypoint: str, overrides: list[str], expected: type[C]) -> C:
     """Compose `conf/<entrypoint>.yaml` with these overrides, in the search path of the running entrypoint.
 
-    Used where one command needs many configs: a trial, a cell of a grid, a step of the pipeline, a repeated run.
+    Used where one command needs many configs (a trial, a cell of a grid, a step of the pipeline, a repeated run), and
+    from Python.
     """
-    return typed(hydra_compose(entrypoint, overrides), overrides, expected)
+    return typed(_composed(entrypoint, overrides), overrides, expected)
+
+
+def unresolved(entrypoint: str, overrides: list[str]) -> str:
+    """Return the composed config as yaml, with its references between keys as they stand in the files."""
+    return OmegaConf.to_yaml(_composed(entrypoint, overrides))
+
+
+def _composed(entrypoint: str, overrides: list[str]) -> DictConfig:
+    """Compose in the search path of the running entrypoint, or in ours where none is running."""
+    if GlobalHydra.instance().is_initialized():
+        return hydra_compose(entrypoint, overrides)
+    from conf import store
+
+    store.register()
+    with initialize_config_module("conf", version_base="1.3"):
+        return hydra_compose(entrypoint, overrides)
 
 
 def from_yaml(text: str, expected: type[C]) -> C:

@@ -86,8 +86,8 @@ def _one_sentence() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print and exit 1; we want the exception
     try:
         yield
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+    except KeyboardInterrupt as how:
+        sys.stderr.write(f"{how if str(how) else 'interrupted'}\n")
         sys.exit(130)
     except Exception as error:
         from conf.mistakes import as_bad_input

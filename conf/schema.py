@@ -93,10 +93,19 @@ class Tuning:
     """The budget of a search."""
 
     num_samples: int = whole(16, ge=1)  # trials per study
-    max_concurrent: Optional[int] = None  # trials at once; null: as many as the cluster's CPUs hold
+    max_concurrent: Optional[int] = whole(None, ge=1)  # trials at once; null: as many as the cluster holds
     cpus_per_trial: float = within(1.0, gt=0.0)
-    gpus_per_trial: float = within(0.0, ge=0.0)
-    time_budget_s: Optional[float] = None
+    gpus_per_trial: float = within(0.0, ge=0.0)  # a fraction: several trials share a GPU
+    time_budget_s: Optional[float] = within(None, gt=0.0)  # of the search
+    trial_timeout_s: Optional[float] = within(None, gt=0.0)  # of a trial; one that takes longer has failed
+    report_every_s: float = within(0.5, ge=0.0)  # between two reports of a trial, where no rung comes first
+    checkpoint_every_s: float = within(60.0, gt=0.0)  # what an interrupted trial loses at most
+    most_alike: int = whole(3, ge=1)  # the first so many trials fail the same way: the search ends
+    objectives: dict[str, str] = field(default_factory=dict)  # several: metric -> max or min; none: training.metric
+    constraints: dict[str, Any] = field(default_factory=dict)  # metric -> {max: ...} or {min: ...}
+    confirm_top_k: int = whole(0, ge=0)  # train the best so many anew, on fresh seeds, before the winner is named
+    confirm_seeds: int = whole(3, ge=1)
+    preview: bool = False  # true: say the plan and its cost, and spend nothing
 
 
 @dataclass
@@ -165,6 +174,8 @@ class TrainConfig(Ground):
     register: bool = True
     tuned: Optional[str] = None  # train the winner of this search (run id or "latest")
     reproduce: Optional[str] = None  # repeat this run (run id or "latest") and compare
+    resume: Optional[str] = None  # jobs.tune: go on with this search (run id or "latest")
+    replay: Optional[str] = None  # jobs.tune: what the schedule said would have done to this search
     dataset: Dataset = field(default_factory=Dataset)
     split: Split = field(default_factory=Split)
     model: Component = field(default_factory=dict)

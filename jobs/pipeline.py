@@ -26,7 +26,7 @@ def pipeline(cfg: PipelineConfig) -> tuple[list[Evaluation], list[Served]]:
     from jobs.evaluate import evaluate
     from jobs.promote import promote
     from jobs.train import train
-    from jobs.tuning.search import search
+    from jobs.tuning.search import run_search
 
     with Chain(cfg) as chain, numbered(STEPS):
         with step("data") as shown:
@@ -34,7 +34,7 @@ def pipeline(cfg: PipelineConfig) -> tuple[list[Evaluation], list[Served]]:
             shown.done(f"content {data.data_hash[:12]}, split {data.split_hash[:12]}")
         say(data.said)
         baseline = train(chain.baseline())
-        found = search(chain.search())
+        found = run_search(chain.search())
         winner = train(chain.winner(found))
         with step("evaluate both on the sealed parts") as shown:
             evaluations = [evaluate(chain.evaluation(trained.run_id)) for trained in (baseline, winner)]

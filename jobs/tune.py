@@ -16,10 +16,9 @@ from jobs.tuning.sweeper import SearchSweeper
 def main(cfg: TrainConfig) -> None:
     """Search what the config's search_space says (the sweeper does it for every call from the shell)."""
     from conf.compose import compose
-    from jobs.tuning.search import Search, search
-    from jobs.tuning.sweep import parse_space
+    from jobs.tuning.search import search
 
-    print(search(Search(compose("tune", cfg.overrides, TrainConfig), parse_space(cfg.search_space), ((),), "tune")))
+    print(search(compose("tune", cfg.overrides, TrainConfig), cfg.search_space))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,12 @@ EXPECTED = [
     ["flights@challenger is version 6", '"predictions":', '"request_id":"first"', '{"accepted":1}', "stopped"],
     ["reproduced: the weights are bitwise the same"],
     ["challenger", "champion", "rows of far_test prove nothing", "mlflow ui", "succeeded", "stopped"],
+    [
+        "trials for val_log_loss (min)",
+        "best val_log_loss",
+        "epochs against",
+        "('dataset=digits', 'model=mlp'",
+    ],
     ["my version 1", "rmse", "100 rows of test prove nothing"],
     ["wine version 1:", "wine version 3:"],
 ]

@@ -22,8 +22,9 @@ from conf.errors import BadInput
 from conf.schema import EvaluateConfig, PipelineConfig, PromoteConfig, TrainConfig
 from jobs.data.load import Data, default_name, real_rows
 from jobs.evaluation.live import Served, by_variant, collect, send
-from jobs.tuning.search import Search, SearchResult
-from jobs.tuning.sweep import parse_space
+from jobs.tuning.grammar import parse_space
+from jobs.tuning.outcome import SearchResult
+from jobs.tuning.searched import Search
 
 OWN = ("requests", "keep", "resamples", "confidence", "serving", "traffic")  # keys that the steps do not have
 BASELINE = ("model=linear", "optimizer.lr=1e-2")

@@ -1,4 +1,4 @@
-"""Where the one loop runs: in this process, as a trial of Ray Tune, or as one worker of Ray Train."""
+"""Where the one loop runs: in this process (which may be a trial's actor), or as one worker of Ray Train."""
 
 from __future__ import annotations
 
@@ -9,27 +9,38 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-OBJECTIVE, LAST = "objective", "last"  # of a trial's reports
+EPOCH, SAMPLES, OBJECTIVE, LAST = "epoch", "samples", "objective", "last"  # of an epoch's report
 
 
 @dataclass(frozen=True)
 class Epoch:
     """One epoch that is over.
 
-    number: from 1; objective: the selection metric of the weights kept so far; last: the loop ends here.
+    number: from 1; samples: rows trained on so far; objective: the selection metric of the weights kept so far, the
+    worst value where it is not a number; last: the loop ends here.
     """
 
     number: int
+    samples: int
     metrics: dict[str, float]
     objective: float
     last: bool
+
+    def report(self) -> dict[str, float]:
+        """Return the epoch as Ray is told of it.
+
+        LAST marks the report after which a trial has finished by itself: a searcher sees a stopped trial as
+        complete too, and only this marker tells them apart.
+        """
+        own = {EPOCH: self.number, SAMPLES: self.samples, OBJECTIVE: self.objective, LAST: self.last}
+        return {**self.metrics, **own}
 
 
 Report = Callable[[Epoch], None]
 
 
 class Context(Protocol):
-    """The one thing that differs between a run, a trial and a worker."""
+    """The one thing that differs between a process of its own and a worker."""
 
     rank: int
     world_size: int
@@ -75,20 +86,6 @@ class LocalContext:
             self._on_epoch(epoch)
 
 
-class TrialContext(LocalContext):
-    """In a trial's actor: each epoch goes to Ray Tune, whose scheduler may stop the trial there.
-
-    LAST marks the report after which the trial has finished by itself: a searcher sees a stopped trial
-    as complete too, and only this marker tells them apart.
-    """
-
-    def report(self, epoch: Epoch) -> None:
-        """Report to Ray Tune."""
-        from ray import tune
-
-        tune.report({**epoch.metrics, "epoch": epoch.number, OBJECTIVE: epoch.objective, LAST: epoch.last})
-
-
 class WorkerContext:
     """One process of Ray Train; every worker sees every row's metrics and so decides alike."""
 
@@ -99,6 +96,7 @@ class WorkerContext:
         context = train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device: torch.device = get_device()
+        self.latest: Epoch | None = None
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Return the module in DistributedDataParallel."""
@@ -125,7 +123,9 @@ class WorkerContext:
         return float(total)
 
     def report(self, epoch: Epoch) -> None:
-        """Report to Ray Train (all workers have the same numbers)."""
+        """Report to Ray Train (all workers have the same numbers); the last goes with the outcome."""
         from ray import train
 
-        train.report({**epoch.metrics, "epoch": epoch.number})
+        self.latest = epoch
+        if not epoch.last:
+            train.report(epoch.report())

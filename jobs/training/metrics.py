@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from sklearn.metrics import r2_score, roc_auc_score
-from torch import Tensor
 
 from conf.errors import BadInput, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DIRECTION = {
     "val_auc": "max",
@@ -24,6 +26,11 @@ _OF_TASK = {
 }
 
 
+def of_task(task: str) -> tuple[str, ...]:
+    """Return the metrics of a task's validation part, the one that selects first."""
+    return _OF_TASK[task]
+
+
 def selection_metric(task: str, said: str | None) -> tuple[str, str]:
     """Return (metric, "max" or "min") that a run of this task is selected by; said: training.metric or None."""
     allowed = _OF_TASK[task]
@@ -35,13 +42,15 @@ def selection_metric(task: str, said: str | None) -> tuple[str, str]:
 
 def validation_metrics(task: str, answers: Tensor, target: Tensor) -> dict[str, float]:
     """Return the metrics of answers ([N, K] probabilities or [N, 1] values) against target [N]."""
+    from sklearn.metrics import r2_score, roc_auc_score  # a second of every trial's actor, unless it is needed
+
     if task == "regression":
         values, wanted = answers[:, 0].double().numpy(), target.double().numpy()
         rmse = float(np.sqrt(np.mean(np.square(values - wanted))))
         return {"val_rmse": rmse, "val_r2": float(r2_score(wanted, values))}
     chosen = answers.gather(1, target[:, None]).double().clamp(min=1e-12)
     metrics = {
-        "val_log_loss": float(-torch.log(chosen).mean()),
+        "val_log_loss": float(-chosen.log().mean()),
         "val_accuracy": float((answers.argmax(1) == target).double().mean()),
     }
     if task == "binary":

@@ -25,8 +25,10 @@ def run_loop(cfg: TrainConfig, data: TrainingData, shown: Step) -> Outcome:
             shown.update(f"epoch {epoch.number}/{cfg.training.epochs}, {metric} {epoch.metrics[metric]:.4f}")
 
         return fit(cfg, data, LocalContext(on_epoch))
+    import ray
+
     from jobs.training.workers import fit_on_workers
 
     shown.update(f"{cfg.scaling.num_workers} workers of Ray Train")
     with session.connect(cfg.cluster):
-        return fit_on_workers(cfg, data, storage_path(cfg.cluster))
+        return fit_on_workers(cfg, ray.put(data), storage_path(cfg.cluster))

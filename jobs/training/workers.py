@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray.train import Checkpoint, RunConfig, ScalingConfig
+from ray.train import Checkpoint, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file, save_file
 
@@ -29,7 +30,9 @@ class _Task:
     data: ray.ObjectRef[TrainingData]
 
 
-def fit_on_workers(cfg: TrainConfig, data: TrainingData, storage: Path) -> Outcome:
+def fit_on_workers(
+    cfg: TrainConfig, data: ray.ObjectRef[TrainingData], storage: Path, callbacks: Sequence[UserCallback] = ()
+) -> Outcome:
     """Run `fit` on scaling.num_workers processes of the connected Ray cluster and return the first one's outcome.
 
     Raises BadInput when the cluster can never hold the workers, and what a worker raised otherwise.
@@ -37,13 +40,13 @@ def fit_on_workers(cfg: TrainConfig, data: TrainingData, storage: Path) -> Outco
     check_resources(cfg.scaling, ray.cluster_resources())
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"task": _Task(cfg, ray.put(data))},
+        train_loop_config={"task": _Task(cfg, data)},
         scaling_config=ScalingConfig(
             num_workers=cfg.scaling.num_workers,
             use_gpu=cfg.scaling.gpus_per_worker > 0,
             resources_per_worker=_per_worker(cfg.scaling),
         ),
-        run_config=RunConfig(storage_path=str(storage / "train")),
+        run_config=RunConfig(storage_path=str(storage / "train"), callbacks=[*callbacks]),  # type: ignore[list-item]  # Ray annotates with the callbacks of Tune
     )
     checkpoint = trainer.fit().checkpoint
     if checkpoint is None:
@@ -77,4 +80,5 @@ def _worker(loop_config: dict[str, _Task]) -> None:
             save_file(outcome.state, Path(folder) / _WEIGHTS)
             kept = {"metrics": outcome.metrics, "kept_epoch": outcome.kept_epoch, "history": outcome.history}
             (Path(folder) / _OUTCOME).write_text(json.dumps(kept))
-        ray.train.report(outcome.metrics, checkpoint=Checkpoint(folder) if context.rank == 0 else None)
+        report = context.latest.report() if context.latest else outcome.metrics
+        ray.train.report(report, checkpoint=Checkpoint(folder) if context.rank == 0 else None)

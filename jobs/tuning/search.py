@@ -2,156 +2,135 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-import optuna
 import ray
+from filelock import FileLock, Timeout
 from optuna.samplers import BaseSampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.study import StudyDirection
-from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
 from cluster import session
-from cluster.progress import step
+from cluster.progress import say, step
+from cluster.spool import Spool, impatient
 from cluster.storage import storage_path
 from cluster.tracking import Run, connect
-from conf.component import make
 from conf.errors import BadInput
 from conf.schema import TrainConfig
-from jobs.data.load import default_name, load
-from jobs.training.context import OBJECTIVE
+from jobs.data.load import Data, default_name, load
 from jobs.training.metrics import selection_metric
-from jobs.training.tensors import TrainingData, prepare
-from jobs.tuning.searcher import OptunaSearcher
+from jobs.training.tensors import prepare
+from jobs.tuning.components import decides_anywhere, make_sampler, make_scheduler
+from jobs.tuning.confirm import confirm
+from jobs.tuning.coordinator import check_workers
+from jobs.tuning.execution import Execution, execute
+from jobs.tuning.grammar import WHEN, parse_space
+from jobs.tuning.journal import journal_path, open_study
+from jobs.tuning.objectives import Objectives, objectives
+from jobs.tuning.outcome import SearchResult, conclude
+from jobs.tuning.schedule import rungs_of
+from jobs.tuning.searched import ASKED, Search
+from jobs.tuning.searcher import Form, OptunaSearcher
 from jobs.tuning.space import Space
-from jobs.tuning.sweep import Dimension
-from jobs.tuning.trial import trial
+from jobs.tuning.sweep import REPLICATED, plan
+from jobs.tuning.warm import warm_start
 from jobs.tuning.watch import Watch
-from jobs.tuning.winner import ARTIFACT
+
+SEND_S = 60.0  # how long the end of a search waits for MLflow
+
+
+def search(cfg: TrainConfig, space: Mapping[str, object]) -> SearchResult:
+    """Search from Python, with the strings of the shell: {"optimizer.lr": "tag(log, interval(1e-4, 1e-1))"}.
+
+    A comma list over seed gives replicates; `when` conditions as in a search_space yaml. Raises BadInput.
+    """
+    conditional = {key: value for key, value in space.items() if key == WHEN or key not in REPLICATED}
+    asked = plan([f"{key}={said}" for key, said in space.items() if key in REPLICATED], searching=True)
+    return run_search(Search(cfg, parse_space(conditional), tuple(asked.seeds())))
 
 
 @dataclass(frozen=True)
-class SearchResult:
-    """The winner of a search, chosen on the validation part: its overrides (fixed ones first) and its metrics."""
+class Prepared:
+    """A search whose every word has been checked, before Ray starts."""
 
-    run_id: str
-    overrides: tuple[str, ...]
-    metric: str
-    value: float
-    completed: int
-    pruned: int
-    failed: int
-
-    def __str__(self) -> str:
-        """Say it in a line."""
-        counts = f"{self.completed} completed, {self.pruned} pruned, {self.failed} failed"
-        return f"best {self.metric} {self.value:.4f} of {counts}: {' '.join(self.overrides)} (run {self.run_id})"
+    asked: Search
+    space: Space
+    data: Data
+    goals: Objectives
+    sampler: BaseSampler
+    scheduler: TrialScheduler
+    form: Form
 
 
-@dataclass(frozen=True)
-class Search:
-    """What is searched. cfg: composed from `fixed` by `entrypoint`; replicates: overrides of each seed or fold."""
+def checked(asked: Search) -> Prepared:
+    """Check all that was said; raises BadInput for what cannot be searched."""
+    cfg = asked.cfg
+    space = asked.space
+    check_workers(cfg, asked.replicates)
+    data = load(cfg.dataset, cfg.split)
+    metric, _ = selection_metric(data.schema.task, cfg.training.metric)
+    goals = objectives(cfg.tuning, data.schema.task, metric, str(cfg.scheduler.get("_target_")).rpartition(".")[2])
+    rows = data.sizes["train"]
+    scheduler = make_scheduler(cfg, rows, asked.dimensions, goals.mode)
+    rungs = rungs_of(scheduler, rows)
+    form = Form(asked.replicates, rungs, decides_anywhere(scheduler, rungs))
+    return Prepared(asked, space, data, goals, make_sampler(cfg, asked.dimensions, goals), scheduler, form)
 
-    cfg: TrainConfig
-    dimensions: Mapping[str, Dimension]
-    replicates: tuple[tuple[str, ...], ...] = ((),)
-    entrypoint: str = "train"
 
-
-def search(asked: Search) -> SearchResult:
+def run_search(asked: Search) -> SearchResult:
     """Search, record it in MLflow and return the winner.
 
-    Raises BadInput before Ray starts for what cannot be searched, and the trials' own error when all fail.
+    Raises BadInput before Ray starts for what cannot be searched, the trials' own error when the first all fail alike,
+    and KeyboardInterrupt, saying how to go on, when it was interrupted.
     """
-    cfg = asked.cfg
-    if not asked.dimensions:
-        remedy = "add search_space=mlp, or a dimension such as optimizer.lr='tag(log, interval(1e-4, 1e-1))'"
-        raise BadInput("search_space", None, "leaves nothing to search", remedy)
-    if cfg.scaling.strategy != "local":
-        raise BadInput("scaling.strategy", cfg.scaling.strategy, "is not for trials", "a trial runs in one process")
-    space = Space(asked.entrypoint, tuple(cfg.overrides), asked.dimensions)
-    data = load(cfg.dataset, cfg.split)
-    metric, mode = selection_metric(data.schema.task, cfg.training.metric)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # conditional spaces need TPE's groups
-        sampler = make("searcher", cfg.searcher, BaseSampler)  # type: ignore[type-abstract]  # any subclass
-    scheduler = make("scheduler", cfg.scheduler, TrialScheduler, metric=OBJECTIVE, mode=mode)
-    tracking = connect(cfg.tracking, cfg.cluster)
+    cfg, prepared = asked.cfg, checked(asked)
     name = cfg.name or default_name(cfg.dataset)
-    with tracking.run(name, "tune", cfg) as run, step(f"tune {name}") as shown:
-        run.tag({"metric": metric, "data_hash": data.data_hash, "split_hash": data.split_hash})
-        searcher = OptunaSearcher(_study(cfg, run, mode, sampler), space, list(asked.replicates))
-        with session.connect(cfg.cluster), Watch(tracking, run, name, metric, mode, searcher, cfg, shown) as watch:
-            _fit(cfg, run, searcher, scheduler, watch, prepare(data))
-        result = _winner(cfg, run, metric, watch)
+    tracking = connect(cfg.tracking, cfg.cluster)
+    folder = storage_path(cfg.cluster) / "tune"
+    run = tracking.resume(asked.run) if asked.run else tracking.start(name, "tune")
+    with alone(folder, run.id), tracking.ending(run), step(f"tune {name}") as shown:
+        _record(run, prepared)
+        study = open_study(journal_path(folder, run.id), prepared.goals.directions.values(), prepared.sampler)
+        warm_start(cfg, study, prepared.space, prepared.goals, tracking, prepared.data.data_hash)
+        searcher = OptunaSearcher(
+            study, prepared.space, prepared.goals, prepared.form, cfg.tuning.num_samples, cfg.seed
+        )
+        spool = Spool(folder / f"{run.id}.spool", tracking, name, run.id)
+        watch = Watch(cfg, study, searcher, spool, prepared.goals, shown)
+        try:
+            with impatient(), session.connect(cfg.cluster):
+                tensors = ray.put(prepare(prepared.data))
+                execute(Execution(cfg, run.id, folder, tensors), searcher, prepared.scheduler, watch)
+                confirmed = confirm(cfg, study, prepared.space, prepared.goals, tensors, shown)
+        finally:
+            searcher.close()
+            unsent = spool.close(SEND_S)
+        if unsent:
+            say(f"{unsent} trials are not in MLflow yet; send them later: python -m jobs.tune resume={run.id}")
+        result = conclude(cfg, run, study, prepared.goals, prepared.form.rungs, confirmed)
         shown.done(str(result))
     return result
 
 
-def _study(cfg: TrainConfig, run: Run, mode: str, sampler: BaseSampler) -> optuna.Study:
-    """Return a study kept in <storage>/tune/<run>.journal, which stock tools open."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial's traceback is in its run
-    folder = storage_path(cfg.cluster) / "tune"
-    folder.mkdir(exist_ok=True)
-    journal = JournalStorage(JournalFileBackend(str(folder / f"{run.id}.journal")))
-    direction = StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE
-    return optuna.create_study(study_name=run.id, storage=journal, sampler=sampler, direction=direction)
+@contextmanager
+def alone(folder: Path, run_id: str) -> Iterator[None]:
+    """Keep other processes from the same search; raises BadInput where one is at it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{run_id}.lock")
+    try:
+        with lock.acquire(timeout=0):
+            yield
+    except Timeout as error:
+        raise BadInput("resume", run_id, "is still running", "wait for it, or end it first") from error
 
 
-def _fit(
-    cfg: TrainConfig,
-    run: Run,
-    searcher: OptunaSearcher,
-    scheduler: TrialScheduler,
-    watch: Watch,
-    data: TrainingData,
-) -> None:
-    resources = {"CPU": cfg.tuning.cpus_per_trial, "GPU": cfg.tuning.gpus_per_trial}
-    available = ray.cluster_resources()
-    for resource, wanted in resources.items():
-        if wanted > available.get(resource, 0):
-            bound = f"is more than the cluster's {available.get(resource, 0):g}"
-            raise BadInput(f"tuning.{resource.lower()}s_per_trial", wanted, bound, "ask for less")
-    trainable = tune.with_resources(tune.with_parameters(trial, data=data), resources)
-    tuner = tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=scheduler,
-            num_samples=cfg.tuning.num_samples,
-            max_concurrent_trials=cfg.tuning.max_concurrent,
-            time_budget_s=cfg.tuning.time_budget_s,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name=run.id, storage_path=str(storage_path(cfg.cluster) / "tune"), callbacks=[watch], verbose=0
-        ),
-    )
-    tuner.fit()
-
-
-def _winner(cfg: TrainConfig, run: Run, metric: str, watch: Watch) -> SearchResult:
-    best = watch.best
-    if best is None:
-        why = watch.errors[0] if watch.errors else "none reported anything"
-        raise BadInput("trials", None, f"all {len(watch.ended)} failed ({why})", "mend that and search again")
-    overrides = (*cfg.overrides, *best.overrides)
-    run.text("\n".join(overrides), ARTIFACT)
-    run.tag({"best": best.objective, "best_trial": best.trial_id})
-    run.metrics({f"best_{metric}": best.objective})
-    ended = watch.ended
-    return SearchResult(
-        run.id,
-        overrides,
-        metric,
-        best.objective,
-        ended.count("complete"),
-        ended.count("pruned"),
-        ended.count("failed"),
-    )
+def _record(run: Run, prepared: Prepared) -> None:
+    """Keep with the run what was asked for, so that it can be resumed and compared."""
+    cfg, data, goals = prepared.asked.cfg, prepared.data, prepared.goals
+    if prepared.asked.run is None:
+        run.config(cfg)
+    run.text(prepared.asked.to_json(), ASKED)
+    run.tag({"metric": goals.metric, "mode": goals.mode, "rows": data.sizes["train"]})
+    run.tag({"data_hash": data.data_hash, "split_hash": data.split_hash})

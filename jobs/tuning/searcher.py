@@ -3,70 +3,202 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import optuna
-from optuna.trial import TrialState
+from optuna.samplers import BaseSampler, GPSampler, GridSampler
+from optuna.samplers._lazy_random_state import LazyRandomState
+from optuna.trial import FixedTrial, TrialState
 from ray.tune.search import Searcher
 
-from jobs.training.context import LAST, OBJECTIVE
-from jobs.tuning.space import Space
+from jobs.training.context import EPOCH, LAST, OBJECTIVE
+from jobs.tuning.journal import ENDED, JournaledStudy
+from jobs.tuning.objectives import METRICS, Objectives
+from jobs.tuning.space import Space, parsed
+from jobs.tuning.trial import CURVE, DIVERGED, FAILED, SAID, Asked
+
+OVERRIDES, ERROR = "overrides", "error"  # user attributes of a trial
+LARGE = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Form:
+    """What all trials of a search have in common: see `Asked`."""
+
+    replicates: tuple[tuple[str, ...], ...]
+    rungs: tuple[int, ...] = ()
+    every: bool = False
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A trial's number in its study, and its own overrides."""
+
+    number: int
+    overrides: tuple[str, ...]
 
 
 class OptunaSearcher(Searcher):
     """Suggests configs from a study and tells it how each trial ended.
 
     A trial that reported LAST finished by itself and is told COMPLETE with its objective; one stopped before is told
-    PRUNED with its intermediate values (Ray's own searcher tells it complete, which misleads TPE); one that raised,
-    FAIL.
+    PRUNED with its intermediate values (Ray's own searcher tells it complete, which misleads TPE); one that went
+    wrong, FAIL. Trials that an interruption left running in the study are suggested first, as they were. The study is
+    all that a later process needs: the random streams of each suggestion come from the seed and the trial's number.
     """
 
-    def __init__(self, study: optuna.Study, space: Space, replicates: list[tuple[str, ...]]) -> None:
-        direction = "max" if study.direction == optuna.study.StudyDirection.MAXIMIZE else "min"
-        super().__init__(metric=OBJECTIVE, mode=direction)
-        self._study, self._space, self._replicates = study, space, replicates
-        self._trials: dict[str, optuna.Trial] = {}
-        self.overrides: dict[str, tuple[str, ...]] = {}
+    def __init__(self, study: JournaledStudy, space: Space, objectives: Objectives, form: Form, total: int, seed: int):
+        super().__init__(metric=OBJECTIVE, mode=next(iter(objectives.directions.values())))
+        self._study, self._space, self._objectives, self._form = study, space, objectives, form
+        self._total, self._seed = total, seed
+        self._reported: dict[str, set[int]] = {}  # of each trial that runs: the epochs that the study knows
+        own = study.own_trials()
+        self._handed = sum(trial.state in ENDED for trial in own)
+        self._interrupted = iter([trial.number for trial in own if trial.state == TrialState.RUNNING])
+        self._streams = list(_streams(study.sampler))
+        if isinstance(study.sampler, GridSampler):
+            _drop_equal_cells(study.sampler, space)
+        self._ahead: Future[Sampled | None] | None = None
+        self._thread = ThreadPoolExecutor(1)
+        self.asked: dict[str, Sampled] = {}  # by Ray's id of the trial
+        self.failure: OSError | None = None  # what keeps the study from being written: the search ends
+        self.leaving = False  # the search is interrupted: trials are left as they are
 
-    def suggest(self, trial_id: str) -> dict[str, object]:
-        """Ask the study for the next config."""
-        trial = self._study.ask()
-        sampled = self._space.sample(trial)
-        trial.set_user_attr("overrides", list(sampled))
-        self._trials[trial_id], self.overrides[trial_id] = trial, sampled
-        return {"configs": [self._space.written((*sampled, *seed)) for seed in self._replicates]}
+    def __getstate__(self) -> dict[str, object]:
+        """Keep nothing: Ray Tune copies its searcher to disk, and a resumed search makes its own from the study."""
+        return {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next config: an interrupted trial's, else what was asked for ahead, else ask now."""
+        sampled = None if self._handed >= self._total or self.leaving or self.failure else self._next()
+        if sampled is None:
+            return str(Searcher.FINISHED)
+        self._handed += 1
+        self.asked[trial_id] = sampled
+        self._reported[trial_id] = set(self._study.frozen(sampled.number).intermediate_values)
+        if self._handed < self._total:
+            self._ahead = self._thread.submit(self._interrupted_or_new)
+        return self._asked(sampled).to_dict()
+
+    def _next(self) -> Sampled | None:
+        ahead, self._ahead = self._ahead, None
+        try:
+            return ahead.result() if ahead else self._interrupted_or_new()
+        except OSError as error:
+            self.failure = error
+            return None
+
+    def _interrupted_or_new(self) -> Sampled | None:
+        number = next(self._interrupted, None)
+        if number is not None and OVERRIDES in (attributes := self._study.frozen(number).user_attrs):
+            return Sampled(number, tuple(attributes[OVERRIDES]))
+        if number is None and self._spent():
+            return None
+        self._reseed(self._study.count() if number is None else number)
+        trial = self._study.ask() if number is None else self._study.trial(number)
+        overrides = self._space.sample(trial)
+        self._study.note(trial.number, OVERRIDES, list(overrides))
+        return Sampled(trial.number, overrides)
+
+    def _spent(self) -> bool:
+        """Tell whether all there is has been asked for (Optuna's grid gives out a running cell again)."""
+        sampler = self._study.sampler
+        whole = isinstance(sampler, GridSampler) and len(self._study.own_trials()) >= sampler._n_min_trials
+        return whole or self._study.exhausted
+
+    def _reseed(self, number: int) -> None:
+        for place, stream in enumerate(self._streams):
+            stream.rng.seed((self._seed * 1_000_003 + number * 101 + place) % LARGE)
+        if isinstance(self._study.sampler, GPSampler):  # where the last fit begins the next: not in the study
+            self._study.sampler._gprs_cache_list = self._study.sampler._constraints_gprs_cache_list = None
+
+    def _asked(self, sampled: Sampled) -> Asked:
+        said = dict(override.split("=", 1) for override in sampled.overrides)
+        chosen = self._space.chosen(said)
+        groups = {override.partition("=")[0] for override in chosen}
+        values = {key: parsed(key, value) for key, value in said.items() if key not in groups}
+        seeds = [dict(override.split("=", 1) for override in of_one) for of_one in self._form.replicates]
+        replicates = tuple({key: parsed(key, value) for key, value in own.items()} for own in seeds)
+        form, read, base = self._form, self._objectives.read, self._space.base(chosen)
+        worst = math.inf if self._objectives.mode == "min" else -math.inf
+        return Asked(sampled.number, base, values, replicates, form.rungs, form.every, read, sampled.overrides, worst)
 
     def on_trial_result(self, trial_id: str, result: dict[str, float]) -> None:
-        """Give the study an intermediate value."""
-        self._trials[trial_id].report(result[OBJECTIVE], int(result["epoch"]))
+        """Give the study the intermediate values of a trial that goes on."""
+        self._write(self._report, trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, float] | None = None, error: bool = False) -> None:
-        """Tell the study how the trial ended."""
-        trial = self._trials.pop(trial_id)
-        if error or not result or OBJECTIVE not in result:
-            self._study.tell(trial, state=TrialState.FAIL)
-            return
-        self._report_once(trial, result)
-        if result.get(LAST):
-            self._study.tell(trial, result[OBJECTIVE])
-        else:
-            self._study.tell(trial, state=TrialState.PRUNED)
+        """Tell the study how a trial ended; one that an interruption ended stays as it is, to go on with later."""
+        if trial_id in self._reported and not self.leaving:
+            self._write(self._tell, trial_id, {} if error else result or {})
 
-    def _report_once(self, trial: optuna.Trial, result: dict[str, float]) -> None:
-        """Give the last value too: Ray hands a trial's last result only to on_trial_complete."""
-        step = int(result["epoch"])
-        if step not in self._study.trials[trial.number].intermediate_values:
-            trial.report(result[OBJECTIVE], step)
+    def _write(self, write: Callable[[str, Mapping[str, Any]], None], trial_id: str, result: Mapping[str, Any]) -> None:
+        try:
+            write(trial_id, result)
+        except OSError as error:
+            self.failure = error
+
+    def _report(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        said, before = tuple(result.get(SAID, ())), self.asked[trial_id]
+        if said and said != before.overrides:
+            self.asked[trial_id] = replace(before, overrides=said)
+            self._study.note(before.number, OVERRIDES, list(said))
+        for report in () if self._objectives.several else result.get(CURVE, [result]):
+            if OBJECTIVE in report and report[EPOCH] not in self._reported[trial_id]:
+                self._reported[trial_id].add(report[EPOCH])
+                self._study.report(self.asked[trial_id].number, float(report[OBJECTIVE]), int(report[EPOCH]))
+
+    def _tell(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        number, study = self.asked[trial_id].number, self._study
+        why = result.get(FAILED) or result.get(DIVERGED) or ("" if OBJECTIVE in result else "its process died")
+        if why:
+            study.note(number, ERROR, str(why))
+        if OBJECTIVE not in result or FAILED in result:
+            study.tell(number, state=TrialState.FAIL)
+        else:
+            self._report(trial_id, result)
+            if self._objectives.read:
+                study.note(number, METRICS, {name: result[name] for name in self._objectives.read if name in result})
+            if result.get(LAST):
+                study.tell(number, self._objectives.values(result))
+            else:
+                study.tell(number, state=TrialState.PRUNED)
+        del self._reported[trial_id]
+
+    def close(self) -> None:
+        """Wait for what is asked for ahead."""
+        self._thread.shutdown(wait=True)
 
     def save(self, checkpoint_path: str) -> None:
         """Write which trial is which; the study keeps the rest itself."""
-        numbers = {trial_id: trial.number for trial_id, trial in self._trials.items()}
-        Path(checkpoint_path).write_text(json.dumps(numbers))
+        running = {trial_id: self.asked[trial_id].number for trial_id in self._reported}
+        Path(checkpoint_path).write_text(json.dumps(running))
 
     def restore(self, checkpoint_path: str) -> None:
         """Read what `save` wrote."""
-        numbers: dict[str, int] = json.loads(Path(checkpoint_path).read_text())
-        of_number = {trial.number: trial for trial in self._study.trials}
-        self._trials = {
-            trial_id: optuna.Trial(self._study, of_number[number]._trial_id) for trial_id, number in numbers.items()
-        }
+        for trial_id, number in json.loads(Path(checkpoint_path).read_text()).items():
+            frozen = self._study.frozen(number)
+            self.asked[trial_id] = Sampled(number, tuple(frozen.user_attrs[OVERRIDES]))
+            self._reported[trial_id] = set(frozen.intermediate_values)
+
+
+def _streams(sampler: BaseSampler) -> Iterator[LazyRandomState]:
+    """Yield the random streams of a sampler and of the samplers inside it (Optuna has no public way to them)."""
+    for value in vars(sampler).values():
+        if isinstance(value, LazyRandomState):
+            yield value
+        elif isinstance(value, BaseSampler):
+            yield from _streams(value)
+
+
+def _drop_equal_cells(grid: GridSampler, space: Space) -> None:
+    """Keep one of the cells that differ only in keys which do not exist under their choices."""
+    first: dict[tuple[str, ...], tuple[Any, ...]] = {}
+    for cell in grid._all_grids:
+        first.setdefault(space.sample(FixedTrial(dict(zip(grid._param_names, cell, strict=True)))), cell)
+    grid._all_grids[:] = first.values()
+    grid._n_min_trials = len(first)

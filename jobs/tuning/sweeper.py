@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.plugins.sweeper import Sweeper
@@ -10,6 +11,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from conf.schema import TrainConfig
+
+if TYPE_CHECKING:
+    from jobs.tuning.sweep import Plan
 
 
 class SearchSweeper(Sweeper):
@@ -27,27 +31,56 @@ class SearchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Search where something is searched, else run each config of the grid; prints what came out."""
-        from jobs.tuning.sweep import parse_space, plan
+        from conf.compose import compose
+        from jobs.tuning.sweep import plan
 
         assert self.config is not None, "Hydra calls setup first"
         assert self.hydra_context is not None, "Hydra calls setup first"
         HydraConfig.instance().set_config(self.config)
         entrypoint = str(self.config.hydra.job.config_name)
         searching = entrypoint == "tune"
-        loader = self.hydra_context.config_loader
-        asked = plan(arguments, searching, loader)
-        if searching or asked.searched:
-            from conf.compose import compose
-            from jobs.tuning.search import Search, search
+        asked = plan(arguments, searching, self.hydra_context.config_loader)
+        if not searching and not asked.searched:
+            from jobs.tuning.multirun import multirun
 
-            for cell in asked.cells():
-                cfg = compose(entrypoint, [*asked.fixed, *cell], TrainConfig)
-                dimensions = {**parse_space(cfg.search_space, loader), **asked.searched}
-                print(search(Search(cfg, dimensions, tuple(asked.seeds()), entrypoint)))
-            return None
-        from jobs.tuning.multirun import multirun
+            overrides = [[*asked.fixed, *cell, *seed] for cell in asked.cells() for seed in asked.seeds()]
+            for result in multirun(self._run, entrypoint, overrides):
+                print(result)
+            return
+        first = compose(entrypoint, [*asked.fixed, *asked.cells()[0]], TrainConfig)
+        for line in _answers(first, asked, entrypoint):
+            print(line)
 
-        overrides = [[*asked.fixed, *cell, *seed] for cell in asked.cells() for seed in asked.seeds()]
-        for result in multirun(self._run, entrypoint, overrides):
-            print(result)
-        return None
+
+def _answers(first: TrainConfig, asked: Plan, entrypoint: str) -> Iterator[object]:
+    """Yield what there is to print: of a replay, of a search resumed, or of one search for each cell of the grid."""
+    from cluster import session
+    from conf.compose import compose
+    from jobs.tuning.grammar import parse_space
+    from jobs.tuning.searched import Search
+
+    if first.replay is not None:
+        from cluster.tracking import connect
+        from jobs.tuning.replay import replay
+
+        yield from replay(first, connect(first.tracking, first.cluster))
+        return
+    if first.resume is not None:
+        from cluster.tracking import connect
+        from jobs.tuning.resume import resumed
+        from jobs.tuning.search import run_search
+
+        yield run_search(resumed(asked, first, connect(first.tracking, first.cluster)))
+        return
+    for cell in asked.cells():
+        cfg = compose(entrypoint, [*asked.fixed, *cell], TrainConfig)
+        search = Search(cfg, {**parse_space(cfg.search_space), **asked.searched}, tuple(asked.seeds()), entrypoint)
+        if search.space and cfg.tuning.preview:
+            from jobs.tuning.preview import preview
+
+            yield from preview(search)
+            continue
+        session.begin(cfg.cluster)  # while all that follows is imported
+        from jobs.tuning.search import run_search
+
+        yield run_search(search)

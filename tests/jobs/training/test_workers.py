@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import ray
 
 from conf.errors import BadInput
 from conf.schema import Scaling
@@ -17,7 +18,7 @@ def test_two_workers_give_the_curve_of_one_process(ray_session, small_data, smal
     cfg.model["dropout"] = 0.0  # the only thing that differs between workers
     cfg.scaling = Scaling("ddp", num_workers=2, cpus_per_worker=0.5)
     data = small_data("binary")
-    alone, together = fit(cfg, data, LocalContext()), fit_on_workers(cfg, data, tmp_path / "with space")
+    alone, together = fit(cfg, data, LocalContext()), fit_on_workers(cfg, ray.put(data), tmp_path / "with space")
     assert together.kept_epoch == alone.kept_epoch
     for name in ("train_loss", "val_loss", "val_auc"):
         curve, other = ([metrics[name] for metrics in outcome.history] for outcome in (alone, together))
@@ -29,7 +30,7 @@ def test_an_uneven_last_batch_counts_each_row_once(ray_session, small_data, smal
     cfg.model["dropout"] = 0.0
     cfg.scaling = Scaling("ddp", num_workers=2, cpus_per_worker=0.5)
     data = small_data("regression")
-    alone, together = fit(cfg, data, LocalContext()), fit_on_workers(cfg, data, tmp_path)
+    alone, together = fit(cfg, data, LocalContext()), fit_on_workers(cfg, ray.put(data), tmp_path)
     curves = [[metrics["train_loss"] for metrics in outcome.history] for outcome in (alone, together)]
     np.testing.assert_allclose(*curves, rtol=1e-4)
 

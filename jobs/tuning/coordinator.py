@@ -1,0 +1,71 @@
+"""A trial that needs several workers: a coordinator that holds no CPU drives Ray Train and passes its reports on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from conf.errors import BadInput
+from conf.schema import TrainConfig
+from jobs.training.context import EPOCH, LAST, OBJECTIVE, SAMPLES
+from jobs.training.loop import Diverged
+from jobs.training.tensors import TrainingData
+from jobs.tuning.replicates import COSTS
+from jobs.tuning.trial import CURVE, DIVERGED, Asked, said_of
+
+
+def check_workers(cfg: TrainConfig, replicates: tuple[tuple[str, ...], ...]) -> None:
+    """Raise BadInput for what a trial on several workers cannot do."""
+    if cfg.scaling.strategy == "local":
+        if cfg.scaling.num_workers > 1:
+            remedy = "say scaling=ddp"
+            raise BadInput("scaling.num_workers", cfg.scaling.num_workers, "needs scaling.strategy=ddp", remedy)
+        return
+    if len(replicates) > 1:
+        bound = "has no replicates: a trial on several workers trains one seed"
+        raise BadInput("scaling.strategy", cfg.scaling.strategy, bound, "say scaling=local, or one seed")
+    for key, said in (("objectives", cfg.tuning.objectives), ("constraints", cfg.tuning.constraints)):
+        for name in set(said) & set(COSTS):
+            raise BadInput(f"tuning.{key}", name, "is not measured on several workers", "say scaling=local")
+
+
+def most_at_once(cfg: TrainConfig, available: dict[str, float]) -> int:
+    """Return how many trials' workers the cluster holds at once; raises BadInput where it holds not even one's."""
+    from jobs.training.workers import check_resources
+
+    scaling = cfg.scaling
+    check_resources(scaling, available)
+    wanted = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
+    return min(int(available[name] // (each * scaling.num_workers)) for name, each in wanted.items() if each)
+
+
+def coordinate(config: dict[str, Any], data: ray.ObjectRef[TrainingData], storage: str) -> None:
+    """Run one trial of Ray Tune on the workers of Ray Train."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    from jobs.training.workers import fit_on_workers
+
+    asked = Asked.from_dict(config)
+    try:
+        (cfg,) = asked.configs()
+        fit_on_workers(cfg, data, Path(storage), [TuneReportCallback()])
+    except Exception as error:
+        cause = _cause(error)
+        nothing = {EPOCH: 0, SAMPLES: 0, OBJECTIVE: asked.worst, CURVE: [], LAST: True, "done": True}
+        diverged = isinstance(cause, Diverged)  # it has finished, with the worst value
+        tune.report({**nothing, DIVERGED: str(cause)} if diverged else asked.failed(said_of(cause)))
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what a worker raised, from the errors that Ray Train wraps it in."""
+    while True:
+        failures = getattr(error, "worker_failures", None) or {}
+        inner = (
+            next(iter(failures.values()), None) or getattr(error, "_base_exc", None) or getattr(error, "cause", None)
+        )
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner
