@@ -32,6 +32,11 @@ def typed(config: DictConfig, overrides: list[str], expected: type[C]) -> C:
     result.overrides = list(overrides)
     if isinstance(result, TrainConfig):
         result.dataset.columns = {name: _column(name, said) for name, said in result.dataset.columns.items()}
+        for key in ("objectives", "constraints"):  # OmegaConf would let no command line name a metric
+            said = getattr(result.tuning, key) or {}
+            if not isinstance(said, dict):
+                raise BadInput(f"tuning.{key}", str(said), "is not a mapping", "say {metric: ...}")
+            setattr(result.tuning, key, said)
     if isinstance(result, DeployConfig | PipelineConfig):
         weights = result.traffic.weights
         result.traffic.weights = {alias: weight for alias, weight in weights.items() if weight != 0}

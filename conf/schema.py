@@ -101,8 +101,8 @@ class Tuning:
     report_every_s: float = within(0.5, ge=0.0)  # between two reports of a trial, where no rung comes first
     checkpoint_every_s: float = within(60.0, gt=0.0)  # what an interrupted trial loses at most
     most_alike: int = whole(3, ge=1)  # the first so many trials fail the same way: the search ends
-    objectives: dict[str, str] = field(default_factory=dict)  # several: metric -> max or min; none: training.metric
-    constraints: dict[str, Any] = field(default_factory=dict)  # metric -> {max: ...} or {min: ...}
+    objectives: Any = None  # several: metric -> max or min; null: training.metric alone
+    constraints: Any = None  # metric -> {max: ...} or {min: ...}
     confirm_top_k: int = whole(0, ge=0)  # train the best so many anew, on fresh seeds, before the winner is named
     confirm_seeds: int = whole(3, ge=1)
     preview: bool = False  # true: say the plan and its cost, and spend nothing

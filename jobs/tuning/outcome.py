@@ -60,6 +60,9 @@ def conclude(
     """Name the winner and keep it with the run; raises BadInput where there is none."""
     trials = study.own_trials()
     states = [trial.state for trial in trials]
+    if TrialState.COMPLETE not in states and TrialState.RUNNING in states:
+        bound, remedy = "was over before a trial finished", f"go on with: python -m jobs.tune resume={run.id}"
+        raise BadInput("tuning.time_budget_s", cfg.tuning.time_budget_s, bound, remedy)
     winner, front = _winner(study, trials, goals, confirmed)
     overrides = (*cfg.overrides, *winner.user_attrs[OVERRIDES])
     result = SearchResult(

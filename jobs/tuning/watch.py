@@ -119,9 +119,10 @@ class Watch(tune.Callback):
             return
         self._count(state, 0, error if state == "failed" else "")
         if state == "complete" and not self._goals.several:
-            self._offer(watched.objective, watched.overrides)
+            self._offer(watched.objective, self._searcher.asked[trial.trial_id].overrides)
         epochs = [watched.epochs[number] for number in sorted(watched.epochs)]
-        params = dict(override.split("=", 1) for override in watched.overrides)
+        overrides = self._searcher.asked[trial.trial_id].overrides  # a population perturbs them on the way
+        params = dict(override.split("=", 1) for override in overrides)
         history, times = [metrics for metrics, _ in epochs], [when for _, when in epochs]
         record = TrialRecord(watched.number, params, history, times, state, watched.started, _now(), error)
         try:

@@ -52,7 +52,7 @@ def trials(storage: Path) -> list[optuna.trial.FrozenTrial]:
 
 def wait(running: subprocess.Popen[str], storage: Path, ended: int) -> None:
     """Wait until so many trials have ended, and one more has epochs."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while True:
         found = trials(storage)
         states = [trial.state for trial in found]
@@ -125,12 +125,12 @@ def kill_and_resume(storage: Path, kill, ended: int) -> None:
     running = search(storage)
     wait(running, storage, ended)
     kill(running)
-    running.communicate(timeout=60)
+    running.communicate(timeout=240)
     before = finished(storage)
     half = {t.number: len(t.intermediate_values) for t in trials(storage) if t.state == TrialState.RUNNING}
     stem = (journal(storage) or Path()).stem
     again = start(storage, "resume=latest")
-    said, _ = again.communicate(timeout=180)
+    said, _ = again.communicate(timeout=300)
     assert again.returncode == 0, said
     check_whole(storage, before)
     assert half, "something was interrupted"
@@ -154,7 +154,7 @@ def worker_killed(storage: Path, ended: int) -> None:
     running = search(storage)
     wait(running, storage, ended)
     kill_worker(running)
-    said, _ = running.communicate(timeout=180)
+    said, _ = running.communicate(timeout=300)
     assert running.returncode == 0, said
     check_whole(storage, {})
     assert all(trial.state != TrialState.FAIL for trial in trials(storage))
@@ -174,7 +174,7 @@ def test_an_interrupted_search_says_how_to_go_on_and_a_changed_one_is_refused(tm
     running = search(tmp_path)
     wait(running, tmp_path, 2)
     running.send_signal(signal.SIGINT)
-    said, _ = running.communicate(timeout=60)
+    said, _ = running.communicate(timeout=240)
     path = journal(tmp_path)
     assert path is not None
     assert running.returncode == 130
@@ -183,11 +183,11 @@ def test_an_interrupted_search_says_how_to_go_on_and_a_changed_one_is_refused(tm
     assert family(running.pid) == {}
     before = finished(tmp_path)
     refused = start(tmp_path, "resume=latest", "training.batch_size=64", "model.width=8")
-    said, _ = refused.communicate(timeout=60)
+    said, _ = refused.communicate(timeout=240)
     assert refused.returncode == 2
     assert "began with other values of model.width, training.batch_size; its trials could not be compared" in said
     again = start(tmp_path, f"resume={path.stem}", f"tuning.num_samples={TRIALS}")
-    said, _ = again.communicate(timeout=180)
+    said, _ = again.communicate(timeout=300)
     assert again.returncode == 0, said
     check_whole(tmp_path, before)
 
@@ -209,7 +209,7 @@ def test_a_full_disk_ends_a_search_in_one_sentence(tmp_path) -> None:
     )
     said = ["dataset=digits", *QUICK, *LONG, *SPACE, f"tuning.num_samples={TRIALS}", f"cluster.storage='{tmp_path}'"]
     call = [sys.executable, "-c", script, *said]
-    ended = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 2, ended.stderr[-2000:]
     assert "cannot be written (File too large)" in ended.stderr
     assert "resume=" in ended.stderr

@@ -7,15 +7,21 @@ from types import SimpleNamespace
 
 import pytest
 from optuna.trial import TrialState
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 import conf
 from cluster.storage import storage_path
 from cluster.tracking import PARENT, connect
 from conf.errors import BadInput
+from jobs.training.context import LAST, OBJECTIVE
+from jobs.training.loop import Diverged
+from jobs.tuning.coordinator import coordinate
 from jobs.tuning.journal import journal_path, read_study
 from jobs.tuning.objectives import METRICS
 from jobs.tuning.search import search
 from jobs.tuning.searcher import ERROR, OVERRIDES
+from jobs.tuning.trial import DIVERGED, FAILED, Asked
 
 NAMES = sorted(path.stem for path in (Path(conf.__path__[0]) / "scheduler").glob("*.yaml"))
 DIGITS = ("dataset=digits", "training.patience=9", "training.batch_size=256")
@@ -71,8 +77,9 @@ def test_every_trial_ends_and_the_winner_has_finished(found, name) -> None:
     assert set(won.user_attrs[OVERRIDES]) <= set(trials.result.overrides)
     for trial in trials.trials:
         steps = sorted(trial.intermediate_values)
-        assert steps == list(range(1, len(steps) + 1))
-        assert (len(steps) == 4) == (trial.state == TrialState.COMPLETE)
+        assert (steps[-1] == 4) == (trial.state == TrialState.COMPLETE)
+        if name != "pbt":  # a trial that goes on from another may be further at once
+            assert steps == list(range(1, len(steps) + 1))
     if name == "none":
         assert len(complete) == 5
 
@@ -97,9 +104,9 @@ def test_population_based_training_perturbs_within_bounds(found) -> None:
         "model": "choice(mlp,linear)",
         "model.width": "choice(4,8)",
     }
-    said = "scheduler=pbt", "scheduler.perturbation_interval=1", "searcher=random"
-    trials = found(*said, small=DIGITS, space=space, trials=6, epochs=6)
-    agree(trials, 6)
+    said = "scheduler=pbt", "scheduler.perturbation_interval=1", "scheduler.synch=true", "searcher=random"
+    trials = found(*said, small=DIGITS, space=space)
+    agree(trials, 4)
     changed = 0
     for trial in trials.trials:
         said = dict(override.split("=") for override in trial.user_attrs[OVERRIDES])
@@ -119,12 +126,12 @@ def test_population_based_training_perturbs_within_bounds(found) -> None:
             LR,
             "'ray.tune.schedulers.PopulationBasedTraining' takes no searcher; say scheduler=pbt",
         ),
-        (("+tuning.objectives={val_accuracy:max,parameters:min}",), LR, "are several for ASHAScheduler"),
-        (("+tuning.objectives={val_acuracy:max}",), LR, "is not a metric of a multiclass task; did you mean"),
-        (("+tuning.constraints={parameters:5}",), LR, "'5' is no bound; say"),
+        (("tuning.objectives={val_accuracy:max,parameters:min}",), LR, "are several for ASHAScheduler"),
+        (("tuning.objectives={val_acuracy:max}",), LR, "is not a metric of a multiclass task; did you mean"),
+        (("tuning.constraints={parameters:5}",), LR, "'5' is no bound; say"),
         (("scaling.num_workers=2",), LR, "needs scaling.strategy=ddp; say scaling=ddp"),
         (("tuning.cpus_per_trial=64",), LR, "tuning.cpus_per_trial: 64.0 is more than the cluster's 2"),
-        (("scaling=ddp", "+tuning.constraints={parameters:{max:5}}"), LR, "is not measured on several workers"),
+        (("scaling=ddp", "tuning.constraints={parameters:{max:5}}"), LR, "is not measured on several workers"),
         (("scaling=ddp", "scaling.num_workers=64"), LR, "needs 64 CPU, the cluster has 2"),
     ],
 )
@@ -145,19 +152,33 @@ def test_trials_on_two_workers_wait_for_each_other(found) -> None:
     assert time.monotonic() - began < 120
 
 
-def test_what_goes_wrong_on_workers_is_said_as_in_a_trial_of_its_own(found) -> None:
-    said = "scaling=ddp", "searcher=grid", "scheduler=none"
-    trials = found(*said, space={"optimizer.lr": "choice(1e-2,1e30,-1)"}, trials=3, epochs=1)
-    agree(trials, 3)
-    by_lr = {trial.params["optimizer.lr"]: trial for trial in trials.trials}
-    assert (by_lr["1e+30"].state, by_lr["1e+30"].value) == (TrialState.COMPLETE, math.inf)
-    assert by_lr["1e+30"].user_attrs[ERROR].startswith("optimizer.lr: 1e+30 made the loss")
-    assert by_lr["-1"].state == TrialState.FAIL
-    assert by_lr["-1"].user_attrs[ERROR].startswith("optimizer: 'torch.optim.AdamW' cannot be built (")
+@pytest.mark.parametrize(
+    "raised,report",
+    [
+        (Diverged("optimizer.lr", 9, "made the loss inf", "lower it"), {DIVERGED: str, LAST: True, "done": True}),
+        (BadInput("optimizer", "SGD", "cannot be built", "see conf/optimizer"), {FAILED: str, "done": True}),
+        (ValueError("no such thing"), {FAILED: str, "done": True}),
+    ],
+)
+def test_what_a_worker_raises_is_said_as_in_a_trial_of_its_own(monkeypatch, raised, report) -> None:
+    def fit(*_):
+        raise WorkerGroupError("a traceback", {0: UserExceptionWithTraceback(raised, "a traceback")})
+
+    said = []
+    monkeypatch.setattr("jobs.training.workers.fit_on_workers", fit)
+    monkeypatch.setattr("ray.tune.integration.ray_train.TuneReportCallback", lambda: None)
+    monkeypatch.setattr("ray.tune.report", said.append)
+    monkeypatch.setattr(Asked, "configs", lambda _: [None])
+    coordinate(Asked(0, "", {}).to_dict(), None, "")
+    (found,) = said
+    for key, value in report.items():
+        assert str(raised) in found[key] if value is str else found[key] == value
+    assert "a traceback" not in str(found)
+    assert found[OBJECTIVE] == math.inf
 
 
 def test_several_objectives_give_a_pareto_set(found) -> None:
-    said = "+tuning.objectives={val_accuracy:max,parameters:min}", "scheduler=none"
+    said = "tuning.objectives={val_accuracy:max,parameters:min}", "scheduler=none"
     trials = found(*said, space={"model.width": "choice(4,8,16)", "model.layers": "range(1,3)"}, trials=5, epochs=2)
     agree(trials, 5)
     front = trials.result.pareto
@@ -172,7 +193,7 @@ def test_several_objectives_give_a_pareto_set(found) -> None:
 
 
 def test_bounds_decide_the_winner_and_the_best_are_confirmed(found) -> None:
-    said = "+tuning.constraints={parameters:{max:700}}", "tuning.confirm_top_k=2", "tuning.confirm_seeds=2"
+    said = "tuning.constraints={parameters:{max:700}}", "tuning.confirm_top_k=2", "tuning.confirm_seeds=2"
     space = {**LR, "model.width": "choice(4,8,64)"}
     trials = found(*said, "scheduler=none", space=space, trials=6, epochs=2)
     agree(trials, 6)
@@ -196,7 +217,7 @@ def test_a_trial_that_takes_too_long_has_failed(found) -> None:
 
 def test_the_time_budget_ends_a_search_which_can_go_on(found) -> None:
     began = time.monotonic()
-    trials = found("tuning.time_budget_s=6", "scheduler=none", "searcher=random", trials=2000)
+    trials = found("tuning.time_budget_s=12", "scheduler=none", "searcher=random", trials=2000)
     assert time.monotonic() - began < 60
     states = [trial.state for trial in trials.trials]
     assert 1 <= states.count(TrialState.COMPLETE) == trials.result.completed < 2000
