@@ -180,6 +180,9 @@ def test_an_interrupted_search_says_how_to_go_on_and_a_changed_one_is_refused(tm
     assert running.returncode == 130
     assert f"go on with: python -m jobs.tune resume={path.stem}" in said
     assert "Traceback" not in said
+    deadline = time.monotonic() + 30
+    while family(running.pid) and time.monotonic() < deadline:  # the last worker may still be ending
+        time.sleep(0.1)
     assert family(running.pid) == {}
     before = finished(tmp_path)
     refused = start(tmp_path, "resume=latest", "training.batch_size=64", "model.width=8")
