@@ -16,10 +16,9 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from omegaconf import DictConfig, OmegaConf
 
 from cluster.storage import storage_path
-from conf.compose import to_yaml
+from conf.compose import flat, to_yaml
 from conf.errors import BadInput
 from conf.schema import Cluster, Ground
 from conf.schema import Tracking as TrackingConfig
@@ -27,6 +26,7 @@ from conf.schema import Tracking as TrackingConfig
 KIND, NAME = "rungway.kind", "rungway.name"  # run tags: train, tune, trial, evaluate, pipeline; registered model
 PARENT = "mlflow.parentRunId"
 _METRICS, _PARAMS = 1000, 100  # MLflow's limits for one batch
+_NO_PARAMS = ("overrides", "dataset.columns", "cluster", "search_space")
 
 for _noisy in ("mlflow", "alembic", "matplotlib", "httpx"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
@@ -63,10 +63,9 @@ class Run:
 
     def config(self, cfg: Ground) -> None:
         """Keep the whole config as config.yaml, what was said as overrides.txt, and its values as params."""
-        written = to_yaml(cfg)
-        self.text(written, "config.yaml")
+        self.text(to_yaml(cfg), "config.yaml")
         self.text("\n".join(cfg.overrides), "overrides.txt")
-        self.params(dict(_flat(OmegaConf.create(written))))
+        self.params({key: str(value) for key, value in flat(cfg, _NO_PARAMS).items()})
 
     def params(self, values: Mapping[str, str]) -> None:
         """Keep what the run was given, to search by."""
@@ -77,17 +76,6 @@ class Run:
     def finish(self, status: str) -> None:
         """End the run: FINISHED, FAILED or KILLED."""
         self._client.set_terminated(self.id, status)
-
-
-def _flat(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in config.items() if isinstance(config, DictConfig) else ():
-        name = prefix + str(key)
-        if name in ("overrides", "dataset.columns", "cluster", "search_space"):
-            continue
-        if isinstance(value, DictConfig):
-            yield from _flat(value, name + ".")
-        else:
-            yield name, str(value)
 
 
 class Tracking:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator
 from dataclasses import fields
 from typing import TypeVar, cast
 
@@ -87,6 +88,22 @@ def from_yaml(text: str, expected: type[C]) -> C:
         raise TypeError("a config is a mapping")
     config = OmegaConf.merge(OmegaConf.structured(expected), written)
     return typed(cast(DictConfig, config), list(config.overrides), expected)
+
+
+def flat(cfg: Ground, leave_out: Container[str]) -> dict[str, object]:
+    """Return dotted key -> value; a key that is left out takes all below it along."""
+
+    def walk(config: DictConfig, prefix: str) -> Iterator[tuple[str, object]]:
+        for key, value in config.items():
+            name = prefix + str(key)
+            if name in leave_out:
+                continue
+            if isinstance(value, DictConfig):
+                yield from walk(value, f"{name}.")
+            else:
+                yield name, value
+
+    return dict(walk(cast(DictConfig, OmegaConf.create(to_yaml(cfg))), ""))
 
 
 def to_yaml(cfg: Ground) -> str:

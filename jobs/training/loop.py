@@ -21,7 +21,7 @@ from conf.errors import BadInput
 from conf.schema import TrainConfig
 from jobs.models.predictor import Predictor, build
 from jobs.training.context import Context, Epoch
-from jobs.training.metrics import selection_metric, validation_metrics
+from jobs.training.metrics import selection_metric, validation_metrics, worst
 from jobs.training.tensors import Tensors, TrainingData
 
 State = dict[str, Tensor]
@@ -98,7 +98,7 @@ class Loop:
     def __init__(self, cfg: TrainConfig, data: TrainingData, context: Context) -> None:
         self._cfg, self._context = cfg, context
         self._metric, direction = selection_metric(data.schema.task, cfg.training.metric)
-        self._worst = math.inf if direction == "min" else -math.inf
+        self._worst = worst(direction)
         torch.set_num_threads(cfg.training.num_threads)
         torch.use_deterministic_algorithms(True, warn_only=True)
         deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs a fifth of the time

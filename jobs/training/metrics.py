@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +39,11 @@ def selection_metric(task: str, said: str | None) -> tuple[str, str]:
         raise BadInput("training.metric", said, f"is not a metric of a {task} task", nearest(said, allowed))
     metric = said or allowed[0]
     return metric, DIRECTION[metric]
+
+
+def worst(direction: str) -> float:
+    """Return the value that no other is worse than."""
+    return math.inf if direction == "min" else -math.inf
 
 
 def validation_metrics(task: str, answers: Tensor, target: Tensor) -> dict[str, float]:

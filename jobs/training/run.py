@@ -6,20 +6,25 @@ from cluster import session
 from cluster.progress import Step
 from cluster.storage import storage_path
 from conf.errors import BadInput
-from conf.schema import TrainConfig
+from conf.schema import Scaling, TrainConfig
 from jobs.training.context import Epoch, LocalContext
 from jobs.training.loop import Outcome, fit
 from jobs.training.metrics import selection_metric
 from jobs.training.tensors import TrainingData
 
 
+def check_strategy(scaling: Scaling) -> None:
+    """Raise BadInput for several workers without Ray Train."""
+    if scaling.strategy == "local" and scaling.num_workers > 1:
+        remedy = "say scaling=ddp"
+        raise BadInput("scaling.num_workers", scaling.num_workers, "needs scaling.strategy=ddp", remedy)
+
+
 def run_loop(cfg: TrainConfig, data: TrainingData, shown: Step) -> Outcome:
     """Train once, showing how far it is. Raises BadInput for several workers without Ray Train."""
     metric, _ = selection_metric(data.schema.task, cfg.training.metric)
+    check_strategy(cfg.scaling)
     if cfg.scaling.strategy == "local":
-        if cfg.scaling.num_workers > 1:
-            remedy = "say scaling=ddp"
-            raise BadInput("scaling.num_workers", cfg.scaling.num_workers, "needs scaling.strategy=ddp", remedy)
 
         def on_epoch(epoch: Epoch) -> None:
             shown.update(f"epoch {epoch.number}/{cfg.training.epochs}, {metric} {epoch.metrics[metric]:.4f}")

@@ -12,6 +12,7 @@ from conf.errors import BadInput
 from conf.schema import TrainConfig
 from jobs.training.context import EPOCH, LAST, OBJECTIVE, SAMPLES
 from jobs.training.loop import Diverged
+from jobs.training.run import check_strategy
 from jobs.training.tensors import TrainingData
 from jobs.tuning.replicates import COSTS
 from jobs.tuning.trial import CURVE, DIVERGED, Asked, said_of
@@ -19,10 +20,8 @@ from jobs.tuning.trial import CURVE, DIVERGED, Asked, said_of
 
 def check_workers(cfg: TrainConfig, replicates: tuple[tuple[str, ...], ...]) -> None:
     """Raise BadInput for what a trial on several workers cannot do."""
+    check_strategy(cfg.scaling)
     if cfg.scaling.strategy == "local":
-        if cfg.scaling.num_workers > 1:
-            remedy = "say scaling=ddp"
-            raise BadInput("scaling.num_workers", cfg.scaling.num_workers, "needs scaling.strategy=ddp", remedy)
         return
     if len(replicates) > 1:
         bound = "has no replicates: a trial on several workers trains one seed"

@@ -11,8 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from conf.errors import BadInput, nearest
 from conf.schema import Tuning
 from jobs.training.context import OBJECTIVE
-from jobs.training.metrics import DIRECTION, of_task
-from jobs.tuning.journal import JournaledStudy
+from jobs.training.metrics import DIRECTION, of_task, worst
 from jobs.tuning.replicates import COSTS
 
 METRICS = "metrics"  # user attribute of a trial: what objectives and constraints read
@@ -50,18 +49,12 @@ class Objectives:
         several = self.directions if self.several else ()
         return tuple(dict.fromkeys([*several, *self.constraints]))
 
-    @property
-    def costs(self) -> tuple[str, ...]:
-        """Return which of COSTS are read."""
-        return tuple(name for name in self.read if name in COSTS)
-
     def values(self, report: Mapping[str, float]) -> list[float]:
         """Return the values of a trial's last report, the worst for what it lacks or is not a number."""
         found = []
         for metric, direction in self.directions.items():
-            worst = math.inf if direction == "min" else -math.inf
-            value = float(report.get(metric if self.several else OBJECTIVE, worst))
-            found.append(worst if math.isnan(value) else value)
+            value = float(report.get(metric if self.several else OBJECTIVE, math.nan))
+            found.append(worst(direction) if math.isnan(value) else value)
         return found
 
     def violations(self, trial: FrozenTrial) -> Sequence[float]:
@@ -117,8 +110,8 @@ def objectives(tuning: Tuning, task: str, metric: str, scheduler: str) -> Object
     return Objectives(dict(directions), {name: dict(bounds) for name, bounds in tuning.constraints.items()})
 
 
-def pruned_best(study: JournaledStudy, mode: str) -> FrozenTrial | None:
-    """Return the best of the search's own trials that were stopped, where none has finished."""
-    trials = [trial for trial in study.own_trials() if trial.state == TrialState.PRUNED]
+def pruned_best(trials: Iterable[FrozenTrial], mode: str) -> FrozenTrial | None:
+    """Return the best of the trials that were stopped, where none has finished."""
     sign = 1 if mode == "max" else -1
-    return max((t for t in trials if t.values), key=lambda trial: sign * trial.values[0], default=None)
+    stopped = (trial for trial in trials if trial.state == TrialState.PRUNED and trial.values)
+    return max(stopped, key=lambda trial: sign * trial.values[0], default=None)

@@ -104,7 +104,7 @@ def _winner(
     if finished and goals.constraints:
         bound = f"are kept by none of {len(finished)} trials"
         raise BadInput("tuning.constraints", str(dict(goals.constraints)), bound, "loosen them or search longer")
-    stopped = None if goals.several else pruned_best(study, goals.mode)
+    stopped = None if goals.several else pruned_best(trials, goals.mode)
     if stopped is None:
         why = next((trial.user_attrs[ERROR] for trial in trials if ERROR in trial.user_attrs), "none reported anything")
         raise BadInput("trials", None, f"all {len(trials)} failed ({why})", "mend that and search again")

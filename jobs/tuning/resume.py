@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from cluster.tracking import Tracking
-from conf.compose import compose, to_yaml
+from conf.compose import compose, flat
 from conf.errors import BadInput
 from conf.schema import TrainConfig
 from jobs.tuning.grammar import Dimension
@@ -37,7 +35,7 @@ def resumed(said: Plan, cfg: TrainConfig, tracking: Tracking) -> Search:
     entrypoint = stored["entrypoint"]
     then = compose(entrypoint, stored["fixed"], TrainConfig)
     now = compose(entrypoint, list(plan([*stored["fixed"], *anew], searching=True).fixed), TrainConfig)
-    before, after = _flat(then), _flat(now)
+    before, after = flat(then, FREE), flat(now, FREE)
     changed += [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
     if changed:
         bound = f"began with other values of {', '.join(dict.fromkeys(changed))}"
@@ -48,23 +46,3 @@ def resumed(said: Plan, cfg: TrainConfig, tracking: Tracking) -> Search:
 def _dimension(stored: Mapping[str, Any]) -> Dimension:
     when = tuple((key, tuple(values)) for key, values in stored["when"])
     return Dimension(**{**stored, "choices": tuple(stored["choices"]), "when": when})
-
-
-def _flat(cfg: TrainConfig) -> dict[str, object]:
-    """Return dotted key -> value of all that trials are compared by."""
-    found: dict[str, object] = {}
-
-    def walk(config: DictConfig, prefix: str) -> None:
-        for key, value in config.items():
-            name = prefix + str(key)
-            if name.split(".", maxsplit=1)[0] in FREE:
-                continue
-            if isinstance(value, DictConfig):
-                walk(value, f"{name}.")
-            else:
-                found[name] = value
-
-    made = OmegaConf.create(to_yaml(cfg))
-    assert isinstance(made, DictConfig), "a config is a mapping"
-    walk(made, "")
-    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from optuna.trial import FixedTrial, TrialState
 from ray.tune.search import Searcher
 
 from jobs.training.context import EPOCH, LAST, OBJECTIVE
+from jobs.training.metrics import worst
 from jobs.tuning.journal import ENDED, JournaledStudy
 from jobs.tuning.objectives import METRICS, Objectives
 from jobs.tuning.space import Space, parsed
@@ -52,7 +52,7 @@ class OptunaSearcher(Searcher):
     """
 
     def __init__(self, study: JournaledStudy, space: Space, objectives: Objectives, form: Form, total: int, seed: int):
-        super().__init__(metric=OBJECTIVE, mode=next(iter(objectives.directions.values())))
+        super().__init__(metric=OBJECTIVE, mode=objectives.mode)
         self._study, self._space, self._objectives, self._form = study, space, objectives, form
         self._total, self._seed = total, seed
         self._reported: dict[str, set[int]] = {}  # of each trial that runs: the epochs that the study knows
@@ -124,8 +124,8 @@ class OptunaSearcher(Searcher):
         seeds = [dict(override.split("=", 1) for override in of_one) for of_one in self._form.replicates]
         replicates = tuple({key: parsed(key, value) for key, value in own.items()} for own in seeds)
         form, read, base = self._form, self._objectives.read, self._space.base(chosen)
-        worst = math.inf if self._objectives.mode == "min" else -math.inf
-        return Asked(sampled.number, base, values, replicates, form.rungs, form.every, read, sampled.overrides, worst)
+        lost = worst(self._objectives.mode)
+        return Asked(sampled.number, base, values, replicates, form.rungs, form.every, read, sampled.overrides, lost)
 
     def on_trial_result(self, trial_id: str, result: dict[str, float]) -> None:
         """Give the study the intermediate values of a trial that goes on."""

@@ -47,18 +47,18 @@ class SearchSweeper(Sweeper):
             for result in multirun(self._run, entrypoint, overrides):
                 print(result)
             return
-        first = compose(entrypoint, [*asked.fixed, *asked.cells()[0]], TrainConfig)
-        for line in _answers(first, asked, entrypoint):
+        configs = [compose(entrypoint, [*asked.fixed, *cell], TrainConfig) for cell in asked.cells()]
+        for line in _answers(configs, asked, entrypoint):
             print(line)
 
 
-def _answers(first: TrainConfig, asked: Plan, entrypoint: str) -> Iterator[object]:
+def _answers(configs: list[TrainConfig], asked: Plan, entrypoint: str) -> Iterator[object]:
     """Yield what there is to print: of a replay, of a search resumed, or of one search for each cell of the grid."""
     from cluster import session
-    from conf.compose import compose
     from jobs.tuning.grammar import parse_space
     from jobs.tuning.searched import Search
 
+    first = configs[0]
     if first.replay is not None:
         from cluster.tracking import connect
         from jobs.tuning.replay import replay
@@ -72,10 +72,9 @@ def _answers(first: TrainConfig, asked: Plan, entrypoint: str) -> Iterator[objec
 
         yield run_search(resumed(asked, first, connect(first.tracking, first.cluster)))
         return
-    for cell in asked.cells():
-        cfg = compose(entrypoint, [*asked.fixed, *cell], TrainConfig)
+    for cfg in configs:
         search = Search(cfg, {**parse_space(cfg.search_space), **asked.searched}, tuple(asked.seeds()), entrypoint)
-        if search.space and cfg.tuning.preview:
+        if search.space and cfg.tuning.preview:  # the space is checked before anything heavy is imported
             from jobs.tuning.preview import preview
 
             yield from preview(search)

@@ -99,7 +99,6 @@ class Trial(tune.Trainable):
         """Take the next trial."""
         self._asked = Asked.from_dict(new_config)
         self._training: Replicates | None = None
-        self._cfg: TrainConfig | None = None
         self._begun = self._written = time.monotonic()
         return True
 
@@ -114,7 +113,7 @@ class Trial(tune.Trainable):
 
     def _step(self) -> dict[str, Any]:
         training, curve = self._begin()
-        started, tuning = time.monotonic(), self._config().tuning
+        started, tuning = time.monotonic(), self._tuning
         while True:
             try:
                 epoch = next(training)
@@ -137,17 +136,17 @@ class Trial(tune.Trainable):
         """Return the training, and the epochs that were trained before an interruption."""
         if self._training is not None:
             return self._training, []
-        configs = self._asked.configs()
-        self._cfg = configs[0]
-        self._training = Replicates(configs, self._data, self._asked.read)
-        if self._checkpoint.exists():
-            self._training.load_state_dict(torch.load(self._checkpoint, weights_only=True))
+        self._training = self._made(self._checkpoint)
         return self._training, list(self._training.history)
 
-    def _config(self) -> TrainConfig:
-        if self._cfg is None:
-            self._cfg = self._asked.configs()[0]
-        return self._cfg
+    def _made(self, state: Path) -> Replicates:
+        """Return the training of this trial's own config, as it was written where there is a state."""
+        configs = self._asked.configs()
+        self._tuning = configs[0].tuning
+        training = Replicates(configs, self._data, self._asked.read)
+        if state.exists():
+            training.load_state_dict(torch.load(state, weights_only=True))
+        return training
 
     def _worst(self, curve: list[dict[str, float]], number: int, why: str) -> dict[str, Any]:
         """Return the report of a trial whose loss is no longer finite: it has finished with the worst value."""
@@ -155,14 +154,14 @@ class Trial(tune.Trainable):
         return {**report, CURVE: [*curve, report], DIVERGED: why, "done": True}
 
     def _in_time(self, epoch: Epoch, now: float) -> None:
-        limit = self._config().tuning.trial_timeout_s
+        limit = self._tuning.trial_timeout_s
         if limit is not None and now - self._begun > limit:
             bound = f"was over in epoch {epoch.number}"
             raise BadInput("tuning.trial_timeout_s", limit, bound, "allow more, or search for smaller models")
 
     @property
     def _checkpoint(self) -> Path:
-        return checkpoint_path(self._checkpoints, self._asked.number)
+        return self._checkpoints / f"{self._asked.number}.pt"
 
     def _write(self) -> None:
         assert self._training is not None, "written between two epochs"
@@ -184,19 +183,9 @@ class Trial(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]  # Ray passes the folder
         """Go on from what `save_checkpoint` wrote, with this trial's own config."""
-        configs = self._asked.configs()
-        self._cfg = configs[0]
-        self._training = Replicates(configs, self._data, self._asked.read)
-        state = Path(checkpoint) / STATE
-        if state.exists():
-            self._training.load_state_dict(torch.load(state, weights_only=True))
+        self._training = self._made(Path(checkpoint) / STATE)
 
 
 def said_of(error: BaseException) -> str:
     """Return what a run says of an error."""
     return str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
-
-
-def checkpoint_path(folder: Path, number: int) -> Path:
-    """Return where the state of a trial of a search lies."""
-    return folder / f"{number}.pt"

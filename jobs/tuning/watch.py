@@ -17,7 +17,7 @@ from conf.schema import TrainConfig
 from jobs.training.context import EPOCH, LAST, OBJECTIVE, SAMPLES
 from jobs.tuning.journal import JournaledStudy
 from jobs.tuning.objectives import Objectives
-from jobs.tuning.searcher import ERROR, OptunaSearcher
+from jobs.tuning.searcher import ERROR, OVERRIDES, OptunaSearcher
 from jobs.tuning.trial import CURVE, DIVERGED, FAILED
 
 _ENDED = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -29,7 +29,6 @@ class Watched:
     """One trial as it has gone so far; epochs: number -> (metrics, when)."""
 
     number: int
-    overrides: tuple[str, ...]
     started: int
     epochs: dict[int, tuple[dict[str, float], int]] = field(default_factory=dict)
     objective: float = math.nan
@@ -70,7 +69,7 @@ class Watch(tune.Callback):
                 objective = trial.values[0] if trial.values else math.nan
                 self._count(_ENDED[trial.state], len(trial.intermediate_values), trial.user_attrs.get(ERROR, ""))
                 if trial.state == TrialState.COMPLETE:
-                    self._offer(objective, tuple(trial.user_attrs["overrides"]))
+                    self._offer(objective, tuple(trial.user_attrs[OVERRIDES]))
         self._before = self._counts.ended
 
     def __getstate__(self) -> dict[str, object]:
@@ -86,8 +85,8 @@ class Watch(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Begin to follow a trial."""
-        asked = self._searcher.asked[trial.trial_id]
-        self._running.setdefault(trial.trial_id, Watched(asked.number, asked.overrides, _now()))
+        number = self._searcher.asked[trial.trial_id].number
+        self._running.setdefault(trial.trial_id, Watched(number, _now()))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
@@ -118,10 +117,10 @@ class Watch(tune.Callback):
         if watched is None or self._searcher.leaving:
             return
         self._count(state, 0, error if state == "failed" else "")
-        if state == "complete" and not self._goals.several:
-            self._offer(watched.objective, self._searcher.asked[trial.trial_id].overrides)
-        epochs = [watched.epochs[number] for number in sorted(watched.epochs)]
         overrides = self._searcher.asked[trial.trial_id].overrides  # a population perturbs them on the way
+        if state == "complete" and not self._goals.several:
+            self._offer(watched.objective, overrides)
+        epochs = [watched.epochs[number] for number in sorted(watched.epochs)]
         params = dict(override.split("=", 1) for override in overrides)
         history, times = [metrics for metrics, _ in epochs], [when for _, when in epochs]
         record = TrialRecord(watched.number, params, history, times, state, watched.started, _now(), error)
