@@ -68,19 +68,20 @@ _begun: list[Future[None]] = []
 _ending: list[Future[None]] = []
 
 
-def begin(cluster: Cluster) -> None:
+def begin(cluster: Cluster, state_api: bool = True) -> None:
     """Start what `connect` will join, without waiting for it."""
     import ray
 
     if not ray.is_initialized() and not _begun:
-        _begun.append(_aside.submit(_start, cluster))
+        _begun.append(_aside.submit(_start, cluster, state_api))
 
 
 @contextmanager
-def connect(cluster: Cluster) -> Iterator[None]:
+def connect(cluster: Cluster, state_api: bool = True) -> Iterator[None]:
     """Run the block on Ray: joined if already connected, in a submitted job, with an address, or with our head up.
 
-    Otherwise an embedded Ray is started and ended with the block.
+    Otherwise an embedded Ray is started and ended with the block; state_api: with the API that Ray Train and Ray Serve
+    ask, the dashboard's (a second of its start).
     """
     import ray
 
@@ -92,14 +93,14 @@ def connect(cluster: Cluster) -> Iterator[None]:
     if _begun:
         _begun.pop().result()
     else:
-        _start(cluster)
+        _start(cluster, state_api)
     try:
         yield
     finally:
         _ending.append(_aside.submit(ray.shutdown))
 
 
-def _start(cluster: Cluster) -> None:
+def _start(cluster: Cluster, state_api: bool) -> None:
     import ray
 
     address = find_address(cluster)
@@ -108,7 +109,8 @@ def _start(cluster: Cluster) -> None:
     if address is None:
         os.environ["PYTHONPATH"] = _python_path()
         with _said_to_workers():
-            start(address="local", num_cpus=cluster.num_cpus, include_dashboard=True, runtime_env=_own_python())
+            start = partial(start, num_cpus=cluster.num_cpus, include_dashboard=state_api)
+            start(address="local", runtime_env=_own_python())
     else:
         _check_answers(address)
         # Ray tells workers this folder itself; a user's own folders must be said.

@@ -6,6 +6,7 @@ said in one sentence with exit code 2 (`RUNGWAY_DEBUG=1` shows the traceback).
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -35,6 +36,7 @@ def entrypoint(
                 return
             with _one_sentence():
                 _run_hydra(name, expected, sweeper, main)
+            gc.freeze()  # or Python looks through all that was imported once more before it ends
 
         return run
 

@@ -41,9 +41,9 @@ def train(cfg: TrainConfig) -> Result:
     from cluster.progress import step
     from cluster.tracking import connect
     from jobs.data.load import default_name, load
+    from jobs.training.examples import prepare
     from jobs.training.publish import Trained, publish
     from jobs.training.run import run_loop
-    from jobs.training.tensors import prepare
     from jobs.tuning.winner import with_winner
 
     tracking = connect(cfg.tracking, cfg.cluster)
@@ -53,11 +53,11 @@ def train(cfg: TrainConfig) -> Result:
     with tracking.run(name, "train", cfg) as run, step(f"train {name}") as shown:
         made_from = lineage(data.data_hash, data.split_hash, cfg.seed)
         run.tag(made_from)
-        tensors = prepare(data)
-        outcome = run_loop(cfg, tensors, shown)
+        examples = prepare(data)
+        outcome = run_loop(cfg, examples, shown)
         run.log(outcome.history)
         run.tag({"weights_sha256": outcome.weights_sha256, "kept_epoch": outcome.kept_epoch})
-        trained = Trained(cfg, name, data, tensors, outcome, made_from)
+        trained = Trained(cfg, name, data, examples, outcome, made_from)
         version = publish(trained, tracking, run) if cfg.register else None
         result = Result(run.id, version, outcome.metrics)
         shown.done(str(result))

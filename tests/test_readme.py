@@ -51,7 +51,7 @@ def run(reader, block: str) -> str:
 
 EXPECTED = [
     ["flights version 1:", "flights version 5:"],
-    ["best val_log_loss", "flights version 6:"],
+    ["best val_auc", "flights version 6:"],
     ["version 6  validation", "version 6  far_test", "report.html"],
     ["flights@challenger is version 6", '"predictions":', '"request_id":"first"', '{"accepted":1}', "stopped"],
     ["reproduced: the weights are bitwise the same"],

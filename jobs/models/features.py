@@ -7,10 +7,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cluster.columns import MISSING_TIME
+from cluster.columns import MISSING_TIME, Array
 
 DAY, WEEK, YEAR = 86_400, 7 * 86_400, 31_556_952  # seconds; mean Gregorian year
 CLIP = 8.0  # standard deviations: an absurd value at serving time cannot drown the rest
+
+
+def tensor(array: Array) -> Tensor:
+    """Return an array as a tensor: the same memory, unless it may not be written (that of Ray's object store)."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _period_start(period: int) -> int:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cluster.columns import ModelSchema
+from cluster.columns import Array, ModelSchema
 from conf.component import make
 from conf.schema import Component
 from jobs.data.encode import Encoded
-from jobs.models.features import Features
+from jobs.models.features import Features, tensor
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class Predictor(nn.Module):
         return functional.cross_entropy(outputs, target, reduction="sum")
 
 
-def build(model: Component, schema: ModelSchema, train: Encoded, target: Tensor) -> Predictor:
+def build(model: Component, schema: ModelSchema, train: Encoded, target: Array) -> Predictor:
     """Build the predictor of a `model` yaml; statistics come from the train part. Raises BadInput for a bad yaml."""
     parts = tuple(column.parts for column in schema.columns if column.type == "time")
-    features = Features(torch.from_numpy(train.numbers), torch.from_numpy(train.times), parts)
+    features = Features(tensor(train.numbers), tensor(train.times), parts)
     inputs = Inputs(
         features=features.width,
         categories=tuple(len(c.categories) + 1 for c in schema.columns if c.type == "category"),
     )
     outputs = len(schema.classes) if schema.classes else 1
     network = make("model", model, nn.Module, inputs=inputs, outputs=outputs)
-    return Predictor(features, network, schema.task, target)
+    return Predictor(features, network, schema.task, tensor(target))

@@ -19,10 +19,12 @@ from torch.utils import deterministic
 from conf.component import make
 from conf.errors import BadInput
 from conf.schema import TrainConfig
+from jobs.models.features import tensor
 from jobs.models.predictor import Predictor, build
-from jobs.training.context import Context, Epoch
+from jobs.training.context import Context
+from jobs.training.epoch import Epoch
+from jobs.training.examples import Examples, TrainingData
 from jobs.training.metrics import selection_metric, validation_metrics, worst
-from jobs.training.tensors import Tensors, TrainingData
 
 State = dict[str, Tensor]
 LATENCY_RUNS = 25
@@ -41,9 +43,9 @@ class Outcome:
     def weights_sha256(self) -> str:
         """Return the hash of all weights: equal for bitwise equal models."""
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.state.items()):
+        for name, weights in sorted(self.state.items()):
             digest.update(name.encode())
-            digest.update(tensor.contiguous().numpy().tobytes())
+            digest.update(weights.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -103,7 +105,7 @@ class Loop:
         torch.use_deterministic_algorithms(True, warn_only=True)
         deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs a fifth of the time
         torch.manual_seed(cfg.seed)
-        predictor = build(cfg.model, data.schema, data.train.encoded(), data.train.target).to(context.device)
+        predictor = build(cfg.model, data.schema, data.train.inputs, data.train.target).to(context.device)
         torch.manual_seed(cfg.seed * 1_000_003 + context.rank)  # dropout differs between workers
         self._random = random_state()
         self._predictor = predictor
@@ -208,11 +210,14 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _resident(predictor: Predictor, part: Tensors, context: Context) -> _Resident:
-    device = context.device
+def _resident(predictor: Predictor, part: Examples, context: Context) -> _Resident:
+    given = part.inputs
+    numbers, codes, times, target = (
+        tensor(array).to(context.device) for array in (given.numbers, given.codes, given.times, part.target)
+    )
     with torch.no_grad():
-        features = predictor.features(part.numbers.to(device), part.times.to(device))
-    return _Resident(features, part.codes.to(device), part.target.to(device))
+        features = predictor.features(numbers, times)
+    return _Resident(features, codes, target)
 
 
 def _one_epoch(

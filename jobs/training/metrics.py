@@ -20,6 +20,7 @@ DIRECTION = {
     "val_loss": "min",
     "val_rmse": "min",
 }
+COSTS = ("latency_ms", "parameters")  # what a `Loop` can tell of its network besides
 _OF_TASK = {
     "binary": ("val_auc", "val_log_loss", "val_accuracy", "val_loss"),
     "multiclass": ("val_log_loss", "val_accuracy", "val_loss"),
@@ -48,9 +49,9 @@ def worst(direction: str) -> float:
 
 def validation_metrics(task: str, answers: Tensor, target: Tensor) -> dict[str, float]:
     """Return the metrics of answers ([N, K] probabilities or [N, 1] values) against target [N]."""
-    from sklearn.metrics import r2_score, roc_auc_score  # a second of every trial's actor, unless it is needed
-
     if task == "regression":
+        from sklearn.metrics import r2_score  # a second of every trial's actor, unless it is needed
+
         values, wanted = answers[:, 0].double().numpy(), target.double().numpy()
         rmse = float(np.sqrt(np.mean(np.square(values - wanted))))
         return {"val_rmse": rmse, "val_r2": float(r2_score(wanted, values))}
@@ -60,5 +61,7 @@ def validation_metrics(task: str, answers: Tensor, target: Tensor) -> dict[str, 
         "val_accuracy": float((answers.argmax(1) == target).double().mean()),
     }
     if task == "binary":
+        from sklearn.metrics import roc_auc_score
+
         metrics["val_auc"] = float(roc_auc_score(target.numpy(), answers[:, 1].numpy()))
     return metrics

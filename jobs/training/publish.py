@@ -15,9 +15,10 @@ from conf.compose import to_yaml
 from conf.schema import TrainConfig
 from jobs.data.load import Data
 from jobs.models.export import export_onnx, verify_export
+from jobs.models.features import tensor
 from jobs.models.predictor import Predictor, build
+from jobs.training.examples import TrainingData
 from jobs.training.loop import Outcome
-from jobs.training.tensors import TrainingData
 
 
 @dataclass(frozen=True)
@@ -27,26 +28,26 @@ class Trained:
     cfg: TrainConfig
     name: str
     data: Data
-    tensors: TrainingData
+    examples: TrainingData
     outcome: Outcome
     lineage: dict[str, str]
 
 
 def restore(trained: Trained) -> Predictor:
     """Return the trained predictor, ready to predict."""
-    tensors = trained.tensors
-    predictor = build(trained.cfg.model, tensors.schema, tensors.train.encoded(), tensors.train.target)
+    schema, train = trained.examples.schema, trained.examples.train
+    predictor = build(trained.cfg.model, schema, train.inputs, train.target)
     predictor.load_state_dict(trained.outcome.state)
     return predictor.eval()
 
 
 def publish(trained: Trained, tracking: Tracking, run: Run) -> Version:
     """Register the outcome as a version; nothing is registered when the export disagrees with PyTorch."""
-    predictor, data, held = restore(trained), trained.data, trained.tensors.validation
+    predictor, data, held = restore(trained), trained.data, trained.examples.validation.inputs
     onnx = export_onnx(predictor, data.schema)
     verify_export(onnx, predictor, data.validation.raw, data.schema)
     with torch.no_grad():
-        predictions = predictor(held.numbers, held.codes, held.times).numpy()
+        predictions = predictor(tensor(held.numbers), tensor(held.codes), tensor(held.times)).numpy()
     contents = Contents(
         onnx=onnx,
         weights=trained.outcome.state,

@@ -5,19 +5,13 @@ from __future__ import annotations
 from cluster import session
 from cluster.progress import Step
 from cluster.storage import storage_path
-from conf.errors import BadInput
-from conf.schema import Scaling, TrainConfig
-from jobs.training.context import Epoch, LocalContext
+from conf.schema import TrainConfig
+from jobs.training.context import LocalContext
+from jobs.training.epoch import Epoch
+from jobs.training.examples import TrainingData
 from jobs.training.loop import Outcome, fit
 from jobs.training.metrics import selection_metric
-from jobs.training.tensors import TrainingData
-
-
-def check_strategy(scaling: Scaling) -> None:
-    """Raise BadInput for several workers without Ray Train."""
-    if scaling.strategy == "local" and scaling.num_workers > 1:
-        remedy = "say scaling=ddp"
-        raise BadInput("scaling.num_workers", scaling.num_workers, "needs scaling.strategy=ddp", remedy)
+from jobs.training.scaling import check_strategy
 
 
 def run_loop(cfg: TrainConfig, data: TrainingData, shown: Step) -> Outcome:

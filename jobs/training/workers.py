@@ -13,11 +13,11 @@ from ray.train import Checkpoint, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file, save_file
 
-from conf.errors import BadInput
-from conf.schema import Scaling, TrainConfig
+from conf.schema import TrainConfig
 from jobs.training.context import WorkerContext
+from jobs.training.examples import TrainingData
 from jobs.training.loop import Outcome, fit
-from jobs.training.tensors import TrainingData
+from jobs.training.scaling import check_resources, per_worker
 
 _WEIGHTS, _OUTCOME = "weights.safetensors", "outcome.json"
 
@@ -44,7 +44,7 @@ def fit_on_workers(
         scaling_config=ScalingConfig(
             num_workers=cfg.scaling.num_workers,
             use_gpu=cfg.scaling.gpus_per_worker > 0,
-            resources_per_worker=_per_worker(cfg.scaling),
+            resources_per_worker=per_worker(cfg.scaling),
         ),
         run_config=RunConfig(storage_path=str(storage / "train"), callbacks=[*callbacks]),  # type: ignore[list-item]  # Ray annotates with the callbacks of Tune
     )
@@ -55,20 +55,6 @@ def fit_on_workers(
         kept = json.loads((Path(folder) / _OUTCOME).read_text())
         state = load_file(Path(folder) / _WEIGHTS)
     return Outcome(state, kept["metrics"], kept["kept_epoch"], tuple(kept["history"]))
-
-
-def check_resources(scaling: Scaling, available: dict[str, float]) -> None:
-    """Raise BadInput when the cluster's total resources can never hold all workers."""
-    for resource, each in _per_worker(scaling).items():
-        wanted, total = each * scaling.num_workers, available.get(resource, 0.0)
-        if wanted > total:
-            bound = f"needs {wanted:g} {resource}, the cluster has {total:g}"
-            raise BadInput("scaling.num_workers", scaling.num_workers, bound, "ask for fewer workers or add nodes")
-
-
-def _per_worker(scaling: Scaling) -> dict[str, float]:
-    wanted = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
-    return {resource: amount for resource, amount in wanted.items() if amount > 0}
 
 
 def _worker(loop_config: dict[str, _Task]) -> None:

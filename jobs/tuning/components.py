@@ -17,7 +17,7 @@ from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining, TrialSch
 from conf.component import make
 from conf.errors import BadInput
 from conf.schema import Component, TrainConfig
-from jobs.training.context import OBJECTIVE, SAMPLES
+from jobs.training.epoch import OBJECTIVE, SAMPLES
 from jobs.tuning.grammar import Dimension
 from jobs.tuning.objectives import Objectives
 from jobs.tuning.population import Population

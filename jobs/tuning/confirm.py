@@ -11,9 +11,8 @@ from optuna.trial import FrozenTrial
 
 from cluster.progress import Step
 from conf.schema import TrainConfig
-from jobs.training.context import Epoch, LocalContext
-from jobs.training.loop import fit
-from jobs.training.tensors import TrainingData
+from jobs.training.epoch import Epoch
+from jobs.training.examples import TrainingData
 from jobs.tuning.journal import JournaledStudy
 from jobs.tuning.objectives import Objectives
 from jobs.tuning.searcher import OVERRIDES
@@ -39,6 +38,9 @@ class Confirmed:
 
 @ray.remote(max_retries=1)
 def _objective(cfg: TrainConfig, data: TrainingData) -> float:
+    from jobs.training.context import LocalContext
+    from jobs.training.loop import fit
+
     epochs: list[Epoch] = []
     fit(cfg, data, LocalContext(epochs.append))
     return epochs[-1].objective

@@ -10,11 +10,10 @@ from ray import tune
 
 from conf.errors import BadInput
 from conf.schema import TrainConfig
-from jobs.training.context import EPOCH, LAST, OBJECTIVE, SAMPLES
-from jobs.training.loop import Diverged
-from jobs.training.run import check_strategy
-from jobs.training.tensors import TrainingData
-from jobs.tuning.replicates import COSTS
+from jobs.training.epoch import EPOCH, LAST, OBJECTIVE, SAMPLES
+from jobs.training.examples import TrainingData
+from jobs.training.metrics import COSTS
+from jobs.training.scaling import check_resources, check_strategy
 from jobs.tuning.trial import CURVE, DIVERGED, Asked, said_of
 
 
@@ -33,8 +32,6 @@ def check_workers(cfg: TrainConfig, replicates: tuple[tuple[str, ...], ...]) -> 
 
 def most_at_once(cfg: TrainConfig, available: dict[str, float]) -> int:
     """Return how many trials' workers the cluster holds at once; raises BadInput where it holds not even one's."""
-    from jobs.training.workers import check_resources
-
     scaling = cfg.scaling
     check_resources(scaling, available)
     wanted = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
@@ -45,6 +42,7 @@ def coordinate(config: dict[str, Any], data: ray.ObjectRef[TrainingData], storag
     """Run one trial of Ray Tune on the workers of Ray Train."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    from jobs.training.loop import Diverged
     from jobs.training.workers import fit_on_workers
 
     asked = Asked.from_dict(config)

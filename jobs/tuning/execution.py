@@ -22,7 +22,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from conf.errors import BadInput
 from conf.schema import TrainConfig
-from jobs.training.tensors import TrainingData
+from jobs.training.examples import TrainingData
 from jobs.tuning.coordinator import coordinate, most_at_once
 from jobs.tuning.searcher import OptunaSearcher
 from jobs.tuning.trial import Shared, Trial

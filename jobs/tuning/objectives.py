@@ -10,9 +10,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from conf.errors import BadInput, nearest
 from conf.schema import Tuning
-from jobs.training.context import OBJECTIVE
-from jobs.training.metrics import DIRECTION, of_task, worst
-from jobs.tuning.replicates import COSTS
+from jobs.training.epoch import OBJECTIVE
+from jobs.training.metrics import COSTS, DIRECTION, of_task, worst
 
 METRICS = "metrics"  # user attribute of a trial: what objectives and constraints read
 FAR = 1e9  # violation of a bound on a metric that was never reported

@@ -10,7 +10,6 @@ from optuna.trial import FrozenTrial, TrialState
 from cluster.tracking import Run
 from conf.errors import BadInput
 from conf.schema import TrainConfig
-from jobs.tuning.charts import SearchFacts, page
 from jobs.tuning.confirm import Confirmed
 from jobs.tuning.experiment import experiment_yaml
 from jobs.tuning.journal import JournaledStudy
@@ -58,6 +57,8 @@ def conclude(
     confirmed: Sequence[Confirmed],
 ) -> SearchResult:
     """Name the winner and keep it with the run; raises BadInput where there is none."""
+    from jobs.tuning.charts import SearchFacts, page  # half a second that no trial waits for
+
     trials = study.own_trials()
     states = [trial.state for trial in trials]
     if TrialState.COMPLETE not in states and TrialState.RUNNING in states:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import Path
+
+import torch
 
 from conf.schema import TrainConfig
-from jobs.training.context import Epoch, LocalContext
+from jobs.training.context import LocalContext
+from jobs.training.epoch import Epoch
+from jobs.training.examples import TrainingData
 from jobs.training.loop import Loop
-from jobs.training.tensors import TrainingData
-
-COSTS = ("latency_ms", "parameters")  # what a trial reports besides the loop's metrics, where it is asked for
+from jobs.training.metrics import COSTS
 
 
 class Replicates:
@@ -53,16 +55,18 @@ class Replicates:
         loops_own = [name for name in names if all(name in metrics for metrics in outcomes)]
         return {name: sum(metrics[name] for metrics in outcomes) / len(outcomes) for name in loops_own}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return all trainings as they stand between two epochs."""
+    def write(self, path: Path) -> None:
+        """Write all trainings as they stand between two epochs."""
         latest = [
             epoch and [epoch.number, epoch.samples, epoch.metrics, epoch.objective, epoch.last]
             for epoch in self._latest
         ]
-        return {"loops": [loop.state_dict() for loop in self._loops], "latest": latest, "history": self.history}
+        loops = [loop.state_dict() for loop in self._loops]
+        torch.save({"loops": loops, "latest": latest, "history": self.history}, path)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+    def read(self, path: Path) -> None:
+        """Go on from what `write` wrote."""
+        state = torch.load(path, weights_only=True)
         for loop, own in zip(self._loops, state["loops"], strict=True):
             loop.load_state_dict(own)
         self._latest = [epoch and Epoch(*epoch) for epoch in state["latest"]]

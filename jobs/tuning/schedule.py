@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from ray.tune import schedulers as rays
 
 from conf.errors import BadInput
-from jobs.training.context import EPOCH, OBJECTIVE, SAMPLES
+from jobs.training.epoch import EPOCH, OBJECTIVE, SAMPLES
 from jobs.tuning.journal import WARM
 
 CONTROLLER = SimpleNamespace(get_live_trials=lambda: ())  # where median looks for waiting trials: none is made early

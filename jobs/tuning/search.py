@@ -20,8 +20,8 @@ from cluster.tracking import Run, connect
 from conf.errors import BadInput
 from conf.schema import TrainConfig
 from jobs.data.load import Data, default_name, load
+from jobs.training.examples import prepare
 from jobs.training.metrics import selection_metric
-from jobs.training.tensors import prepare
 from jobs.tuning.components import decides_anywhere, make_sampler, make_scheduler
 from jobs.tuning.confirm import confirm
 from jobs.tuning.coordinator import check_workers
@@ -100,7 +100,7 @@ def run_search(asked: Search) -> SearchResult:
         spool = Spool(folder / f"{run.id}.spool", tracking, name, run.id)
         watch = Watch(cfg, study, searcher, spool, prepared.goals, shown)
         try:
-            with impatient(), session.connect(cfg.cluster):
+            with impatient(), session.connect(cfg.cluster, cfg.scaling.strategy != "local"):
                 tensors = ray.put(prepare(prepared.data))
                 execute(Execution(cfg, run.id, folder, tensors), searcher, prepared.scheduler, watch)
                 confirmed = confirm(cfg, study, prepared.space, prepared.goals, tensors, shown)

@@ -14,7 +14,7 @@ from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.trial import FixedTrial, TrialState
 from ray.tune.search import Searcher
 
-from jobs.training.context import EPOCH, LAST, OBJECTIVE
+from jobs.training.epoch import EPOCH, LAST, OBJECTIVE
 from jobs.training.metrics import worst
 from jobs.tuning.journal import ENDED, JournaledStudy
 from jobs.tuning.objectives import METRICS, Objectives

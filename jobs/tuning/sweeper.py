@@ -79,7 +79,7 @@ def _answers(configs: list[TrainConfig], asked: Plan, entrypoint: str) -> Iterat
 
             yield from preview(search)
             continue
-        session.begin(cfg.cluster)  # while all that follows is imported
+        session.begin(cfg.cluster, cfg.scaling.strategy != "local")  # while all that follows is imported
         from jobs.tuning.search import run_search
 
         yield run_search(search)

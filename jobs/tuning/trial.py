@@ -1,4 +1,7 @@
-"""What a trial's actor runs: the one training loop, until a rung or for a moment, again and again."""
+"""What a trial's actor runs: the one training loop, until a rung or for a moment, again and again.
+
+PyTorch is imported by the actors alone: the command names this class before Ray has started.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,19 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 from ray import tune
 
 from conf.errors import BadInput
 from conf.schema import TrainConfig
-from jobs.training.context import EPOCH, OBJECTIVE, SAMPLES, Epoch
-from jobs.training.loop import Diverged
-from jobs.training.tensors import TrainingData
-from jobs.tuning.replicates import Replicates
+from jobs.training.epoch import EPOCH, OBJECTIVE, SAMPLES, Epoch
+from jobs.training.examples import TrainingData
 from jobs.tuning.space import parsed, with_values, written_as
+
+if TYPE_CHECKING:
+    from jobs.tuning.replicates import Replicates
 
 CURVE = "curve"  # of a report: every epoch's report since the last
 FAILED = "failed"  # instead of metrics: the sentence of what went wrong
@@ -106,12 +109,14 @@ class Trial(tune.Trainable):
         """Train until the next report and return it."""
         try:
             return self._step()
-        except torch.AcceleratorError:  # the device is of no use to this process any more
-            raise
         except Exception as error:
+            if type(error).__name__ == "AcceleratorError":  # torch's: the device is of no use to this process any more
+                raise
             return self._asked.failed(said_of(error))
 
     def _step(self) -> dict[str, Any]:
+        from jobs.training.loop import Diverged
+
         training, curve = self._begin()
         started, tuning = time.monotonic(), self._tuning
         while True:
@@ -141,11 +146,13 @@ class Trial(tune.Trainable):
 
     def _made(self, state: Path) -> Replicates:
         """Return the training of this trial's own config, as it was written where there is a state."""
+        from jobs.tuning.replicates import Replicates
+
         configs = self._asked.configs()
         self._tuning = configs[0].tuning
         training = Replicates(configs, self._data, self._asked.read)
         if state.exists():
-            training.load_state_dict(torch.load(state, weights_only=True))
+            training.read(state)
         return training
 
     def _worst(self, curve: list[dict[str, float]], number: int, why: str) -> dict[str, Any]:
@@ -167,7 +174,7 @@ class Trial(tune.Trainable):
         assert self._training is not None, "written between two epochs"
         self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
         half = self._checkpoint.with_suffix(".half")
-        torch.save(self._training.state_dict(), half)
+        self._training.write(half)
         half.replace(self._checkpoint)
         self._written = time.monotonic()
 
@@ -179,7 +186,7 @@ class Trial(tune.Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the training where a scheduler that pauses or copies trials asks for it."""
         if self._training is not None:
-            torch.save(self._training.state_dict(), Path(checkpoint_dir) / STATE)
+            self._training.write(Path(checkpoint_dir) / STATE)
 
     def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]  # Ray passes the folder
         """Go on from what `save_checkpoint` wrote, with this trial's own config."""

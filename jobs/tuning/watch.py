@@ -14,7 +14,7 @@ from ray.tune.experiment import Trial
 from cluster.progress import Step
 from cluster.spool import Spool, TrialRecord
 from conf.schema import TrainConfig
-from jobs.training.context import EPOCH, LAST, OBJECTIVE, SAMPLES
+from jobs.training.epoch import EPOCH, LAST, OBJECTIVE, SAMPLES
 from jobs.tuning.journal import JournaledStudy
 from jobs.tuning.objectives import Objectives
 from jobs.tuning.searcher import ERROR, OVERRIDES, OptunaSearcher

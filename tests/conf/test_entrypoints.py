@@ -36,6 +36,11 @@ def test_help_imports_nothing_heavy(module: str) -> None:
     assert not imported & set(HEAVY)
 
 
+def test_a_search_leaves_to_its_trials_and_its_page_what_only_they_need() -> None:
+    shown = run("-c", "import jobs.tuning.search, sys; print(*sys.modules)")
+    assert not {"torch", "sklearn", "matplotlib"} & set(shown.stdout.split()), "each delays the first trial"
+
+
 @pytest.mark.parametrize("module", ENTRYPOINTS)
 def test_an_unknown_key_ends_with_one_sentence(module: str) -> None:
     ended = run("-m", module, "+nonsense=1", *(["name=x"] if module in ("jobs.promote", "serve.deploy") else []))

@@ -4,18 +4,18 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 
 from cluster.columns import ColumnSchema, ModelSchema
 from conf.schema import TrainConfig, Training
-from jobs.training.tensors import Tensors, TrainingData
+from jobs.data.encode import Encoded
+from jobs.training.examples import Examples, TrainingData
 
 CLASSES = {"binary": ("no", "yes"), "multiclass": ("a", "b", "c"), "regression": ()}
 
 
 @pytest.fixture
 def small_data() -> Callable[[str], TrainingData]:
-    def part(task: str, rows: int, seed: int) -> Tensors:
+    def part(task: str, rows: int, seed: int) -> Examples:
         rng = np.random.default_rng(seed)
         numbers = rng.normal(size=(rows, 3)).astype(np.float32)
         codes = rng.integers(0, 5, size=(rows, 1))
@@ -27,7 +27,7 @@ def small_data() -> Callable[[str], TrainingData]:
         }[task]
         numbers[rng.random((rows, 3)) < 0.1] = np.nan
         times = rng.integers(1_356_998_400, 1_388_534_400, size=(rows, 1))
-        return Tensors(*(torch.from_numpy(array) for array in (numbers, codes, times, target)))
+        return Examples(Encoded(numbers, codes, times), target)
 
     def make(task: str) -> TrainingData:
         columns = (

@@ -10,7 +10,8 @@ from jobs.train import train
 from jobs.training.context import LocalContext
 from jobs.training.loop import fit
 from jobs.training.reproduce import compare, recorded_config
-from jobs.training.workers import check_resources, fit_on_workers
+from jobs.training.scaling import check_resources
+from jobs.training.workers import fit_on_workers
 
 
 def test_two_workers_give_the_curve_of_one_process(ray_session, small_data, small_config, tmp_path) -> None:

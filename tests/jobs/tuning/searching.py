@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import conf
-from jobs.training.context import EPOCH, LAST, OBJECTIVE, SAMPLES
+from jobs.training.epoch import EPOCH, LAST, OBJECTIVE, SAMPLES
 from jobs.tuning.trial import CURVE, Asked
 
 NAMES = sorted(path.stem for path in (Path(conf.__path__[0]) / "searcher").glob("*.yaml"))

@@ -13,7 +13,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler
 from ray.tune.schedulers import PopulationBasedTraining as Population
 
 from conf.errors import BadInput
-from jobs.training.context import EPOCH, OBJECTIVE, SAMPLES
+from jobs.training.epoch import EPOCH, OBJECTIVE, SAMPLES
 from jobs.tuning.journal import WARM
 from jobs.tuning.schedule import Curve, curves_of, expected_epochs, replayed, rungs_of, simulate
 

@@ -14,7 +14,7 @@ import conf
 from cluster.storage import storage_path
 from cluster.tracking import PARENT, connect
 from conf.errors import BadInput
-from jobs.training.context import LAST, OBJECTIVE
+from jobs.training.epoch import LAST, OBJECTIVE
 from jobs.training.loop import Diverged
 from jobs.tuning.coordinator import coordinate
 from jobs.tuning.journal import journal_path, read_study

@@ -91,7 +91,7 @@ def test_a_search_in_which_all_trials_fail_says_why_once(ray_session, train_conf
 
 def test_replicates_in_lockstep_train_as_they_would_alone(houses) -> None:
     from jobs.data.load import load
-    from jobs.training.tensors import prepare
+    from jobs.training.examples import prepare
 
     configs = [houses(f"seed={seed}", "training.epochs=4", "training.patience=9") for seed in (1, 2)]
     data = prepare(load(configs[0].dataset, configs[0].split))
