@@ -97,7 +97,20 @@ def connect(cluster: Cluster, state_api: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        _ending.append(_aside.submit(ray.shutdown))
+        _leave()
+
+
+def _leave() -> None:
+    """Leave Ray, and end an embedded one's processes aside (a second).
+
+    Until the driver has left, no reference to an object may be dropped: Ray would end this process.
+    """
+    import ray
+    from ray._private.worker import global_worker
+
+    _ending.append(_aside.submit(ray.shutdown))
+    while hasattr(global_worker, "core_worker") and not _ending[-1].done():
+        time.sleep(0.005)
 
 
 def _start(cluster: Cluster, state_api: bool) -> None:

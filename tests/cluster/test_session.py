@@ -60,6 +60,17 @@ def test_a_record_of_a_process_that_is_gone_or_another_is_not_believed(tmp_path)
     assert not Head("", sleeper.pid, 1, "").lives()
 
 
+def test_what_lay_in_ray_may_be_dropped_as_soon_as_it_is_left(tmp_path) -> None:
+    script = (
+        f"{ASK}import time\nwith connect(Cluster(storage={str(tmp_path)!r}, num_cpus=1)):\n"
+        "    refs = [ray.put(i) for i in range(3000)]\n"
+        "while refs:\n    refs.pop()\n    time.sleep(0.0005)\n"
+        "print('ended')"
+    )
+    said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout) == (0, "ended\n"), said.stderr
+
+
 def test_an_address_that_does_not_answer_is_named(tmp_path) -> None:
     script = (
         f"{ASK}from conf.errors import BadInput\ntry:\n"
