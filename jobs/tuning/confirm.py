@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import ray
 from optuna.trial import FrozenTrial
 
 from cluster.progress import Step
+from cluster.storage import storage_path
 from conf.schema import TrainConfig
-from jobs.training.epoch import Epoch
 from jobs.training.examples import TrainingData
 from jobs.tuning.journal import JournaledStudy
 from jobs.tuning.objectives import Objectives
@@ -37,13 +37,25 @@ class Confirmed:
 
 
 @ray.remote(max_retries=1)
-def _objective(cfg: TrainConfig, data: TrainingData) -> float:
+def _value(metric: str, cfg: TrainConfig, data: TrainingData) -> float:
     from jobs.training.context import LocalContext
     from jobs.training.loop import fit
 
-    epochs: list[Epoch] = []
-    fit(cfg, data, LocalContext(epochs.append))
-    return epochs[-1].objective
+    return fit(cfg, data, LocalContext()).metrics[metric]
+
+
+def _values(metric: str, configs: list[TrainConfig], data: ray.ObjectRef[TrainingData]) -> Iterator[float]:
+    """Yield the metric of each config's training: all at once as tasks, or one after the other on their workers."""
+    cfg = configs[0]
+    if cfg.scaling.strategy != "local":
+        from jobs.training.workers import fit_on_workers
+
+        for one in configs:
+            yield fit_on_workers(one, data, storage_path(cfg.cluster)).metrics[metric]
+        return
+    resources = {"num_cpus": cfg.tuning.cpus_per_trial, "num_gpus": cfg.tuning.gpus_per_trial}
+    for ref in [_value.options(**resources).remote(metric, one, data) for one in configs]:
+        yield ray.get(ref)
 
 
 def confirm(
@@ -61,17 +73,14 @@ def confirm(
     """
     best: Sequence[FrozenTrial] = goals.best(study.own_trials())
     top = [] if goals.several else best[: cfg.tuning.confirm_top_k]
-    resources = {"num_cpus": cfg.tuning.cpus_per_trial, "num_gpus": cfg.tuning.gpus_per_trial}
-    waiting = []
-    for trial in top:
-        for i in range(cfg.tuning.confirm_seeds):
-            asked = space.compose((*trial.user_attrs[OVERRIDES], f"seed={cfg.seed + FRESH + i}"))
-            waiting.append(_objective.options(**resources).remote(asked, data))
-    values: list[float] = []
-    for ref in waiting:
-        values.append(float(ray.get(ref)))
-        shown.update(f"the best {len(top)} on fresh seeds: {len(values)}/{len(waiting)} trained")
-    count = cfg.tuning.confirm_seeds
+    if not top:
+        return []
+    count, values = cfg.tuning.confirm_seeds, list[float]()
+    seeds = [f"seed={cfg.seed + FRESH + i}" for i in range(count)]
+    asked = [space.compose((*trial.user_attrs[OVERRIDES], seed)) for trial in top for seed in seeds]
+    for value in _values(goals.metric, asked, data):
+        values.append(value)
+        shown.update(f"the best {len(top)} on fresh seeds: {len(values)}/{len(asked)} trained")
     found = [
         Confirmed(t.number, tuple(t.user_attrs[OVERRIDES]), t.values[0], tuple(values[i * count : (i + 1) * count]))
         for i, t in enumerate(top)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -10,9 +9,10 @@ from optuna.samplers import GridSampler
 
 from jobs.tuning.components import make_sampler, make_scheduler
 from jobs.tuning.journal import open_study
-from jobs.tuning.schedule import expected_epochs
+from jobs.tuning.schedule import expected_epochs, slots_here
 from jobs.tuning.search import Prepared, checked
 from jobs.tuning.searched import Search
+from jobs.tuning.searcher import OptunaSearcher, drop_equal_cells
 
 SHOWN = 5  # configs
 
@@ -23,12 +23,13 @@ def preview(asked: Search) -> list[str]:
     goals, form = prepared.goals, prepared.form
     cfg, rows = asked.cfg, prepared.data.sizes["train"]
     trials, epochs, seeds = cfg.tuning.num_samples, cfg.training.epochs, len(asked.replicates)
-    slots = max(1, int((cfg.cluster.num_cpus or os.cpu_count() or 1) // cfg.tuning.cpus_per_trial))
+    slots = slots_here(cfg)
 
     def scheduler() -> object:
         return make_scheduler(cfg, rows, asked.dimensions, goals.mode)
 
     if isinstance(prepared.sampler, GridSampler):
+        drop_equal_cells(prepared.sampler, prepared.space)
         trials = min(trials, len(prepared.sampler._all_grids))
     expected = expected_epochs(scheduler, trials, epochs, slots, rows, goals.mode)  # type: ignore[arg-type]
     most = trials * epochs
@@ -50,8 +51,6 @@ def preview(asked: Search) -> list[str]:
 
 def _first(prepared: Prepared, count: int) -> list[tuple[str, ...]]:
     """Return the first configs as the search would ask for them, from a study that is thrown away."""
-    from jobs.tuning.searcher import OptunaSearcher
-
     asked, goals = prepared.asked, prepared.goals
     with tempfile.TemporaryDirectory() as folder:
         sampler = make_sampler(asked.cfg, asked.dimensions, goals)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from cluster.storage import storage_path
 from cluster.tracking import Tracking
 from conf.compose import from_yaml
@@ -11,7 +9,7 @@ from conf.errors import BadInput
 from conf.schema import TrainConfig
 from jobs.tuning.components import make_scheduler
 from jobs.tuning.journal import journal_path, read_study
-from jobs.tuning.schedule import curves_of, replayed, simulate
+from jobs.tuning.schedule import curves_of, replayed, simulate, slots_here
 
 
 def replay(cfg: TrainConfig, tracking: Tracking) -> list[str]:
@@ -25,6 +23,5 @@ def replay(cfg: TrainConfig, tracking: Tracking) -> list[str]:
     then = from_yaml(tracking.read_text(run, "config.yaml"), TrainConfig)
     then.scheduler = cfg.scheduler
     rows, mode, winner = int(tags["rows"]), tags["mode"], int(tags["best_trial"])
-    slots = then.tuning.max_concurrent or max(1, int((os.cpu_count() or 1) // then.tuning.cpus_per_trial))
-    simulated = simulate(make_scheduler(then, rows, {}, mode), curves, slots, rows, mode)
+    simulated = simulate(make_scheduler(then, rows, {}, mode), curves, slots_here(then), rows, mode)
     return replayed(curves, simulated, winner, mode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from optuna.trial import TrialState
 from ray.tune import schedulers as rays
 
 from conf.errors import BadInput
+from conf.schema import TrainConfig
 from jobs.training.epoch import EPOCH, OBJECTIVE, SAMPLES
 from jobs.tuning.journal import WARM
 
@@ -54,6 +56,12 @@ class _Trial:
 
     def __init__(self, curve: Curve) -> None:
         self.curve, self.trial_id = curve, str(curve.number)
+
+
+def slots_here(cfg: TrainConfig) -> int:
+    """Return how many trials a search runs at once on a Ray of this machine alone."""
+    room = max(1, int((cfg.cluster.num_cpus or os.cpu_count() or 1) // cfg.tuning.cpus_per_trial))
+    return min(cfg.tuning.max_concurrent or room, room)
 
 
 def rungs_of(scheduler: rays.TrialScheduler, rows: int) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ from jobs.tuning.sweep import REPLICATED, plan
 from jobs.tuning.warm import warm_start
 from jobs.tuning.watch import Watch
 
-SEND_S = 60.0  # how long the end of a search waits for MLflow
+SEND_S, LEAVE_S = 60.0, 3.0  # how long the end of a search, and one that has failed, waits for MLflow
 
 
 def search(cfg: TrainConfig, space: Mapping[str, object]) -> SearchResult:
@@ -99,14 +99,16 @@ def run_search(asked: Search) -> SearchResult:
         )
         spool = Spool(folder / f"{run.id}.spool", tracking, name, run.id)
         watch = Watch(cfg, study, searcher, spool, prepared.goals, shown)
+        wait_s = LEAVE_S
         try:
             with impatient(), session.connect(cfg.cluster, cfg.scaling.strategy != "local"):
-                tensors = ray.put(prepare(prepared.data))
-                execute(Execution(cfg, run.id, folder, tensors), searcher, prepared.scheduler, watch)
-                confirmed = confirm(cfg, study, prepared.space, prepared.goals, tensors, shown)
+                examples = ray.put(prepare(prepared.data))
+                execute(Execution(cfg, run.id, folder, examples), searcher, prepared.scheduler, watch)
+                confirmed = confirm(cfg, study, prepared.space, prepared.goals, examples, shown)
+            wait_s = SEND_S
         finally:
             searcher.close()
-            unsent = spool.close(SEND_S)
+            unsent = spool.close(wait_s)
         if unsent:
             say(f"{unsent} trials are not in MLflow yet; send them later: python -m jobs.tune resume={run.id}")
         result = conclude(cfg, run, study, prepared.goals, prepared.form.rungs, confirmed)

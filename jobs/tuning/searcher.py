@@ -61,7 +61,7 @@ class OptunaSearcher(Searcher):
         self._interrupted = iter([trial.number for trial in own if trial.state == TrialState.RUNNING])
         self._streams = list(_streams(study.sampler))
         if isinstance(study.sampler, GridSampler):
-            _drop_equal_cells(study.sampler, space)
+            drop_equal_cells(study.sampler, space)
         self._ahead: Future[Sampled | None] | None = None
         self._thread = ThreadPoolExecutor(1)
         self.asked: dict[str, Sampled] = {}  # by Ray's id of the trial
@@ -195,7 +195,7 @@ def _streams(sampler: BaseSampler) -> Iterator[LazyRandomState]:
             yield from _streams(value)
 
 
-def _drop_equal_cells(grid: GridSampler, space: Space) -> None:
+def drop_equal_cells(grid: GridSampler, space: Space) -> None:
     """Keep one of the cells that differ only in keys which do not exist under their choices."""
     first: dict[tuple[str, ...], tuple[Any, ...]] = {}
     for cell in grid._all_grids:

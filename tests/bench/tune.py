@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -206,8 +207,14 @@ def quality(seeds: int, epochs: int) -> None:
     from scipy.stats import rankdata, wilcoxon
 
     gaps: dict[str, list[float]] = {}
-    for problem in ("digits", "flights", "branin", "hartmann6"):
-        _, printed, _ = run("tests.bench.peers.searchers", problem, str(seeds), str(epochs))
+    problems = ("flights", "digits", "branin", "hartmann6")
+
+    def searched(problem: str) -> str:
+        return run("tests.bench.peers.searchers", problem, str(seeds), str(epochs))[1]
+
+    with ThreadPoolExecutor(SLOTS) as pool:  # nothing here is timed
+        outcomes = list(pool.map(searched, problems))
+    for problem, printed in zip(problems, outcomes, strict=True):
         lines = [json.loads(line) for line in printed.splitlines()]
         sign = 1 if lines[0]["mode"] == "min" else -1
         found = {line["searcher"]: np.array(line["best"]) for line in lines}  # [quarter, half, all] x seeds

@@ -145,9 +145,11 @@ def test_what_cannot_be_scheduled_is_refused_in_a_sentence(ray_session, train_co
 def test_trials_on_two_workers_wait_for_each_other(found) -> None:
     said = "scaling=ddp", "scaling.num_workers=2", "scaling.cpus_per_worker=0.75", "scheduler=none"
     began = time.monotonic()
-    trials = found(*said, trials=2, epochs=2)
+    confirm = "tuning.confirm_top_k=1", "tuning.confirm_seeds=1"
+    trials = found(*said, *confirm, trials=2, epochs=2)
     agree(trials, 2)
     assert trials.result.completed == 2
+    assert trials.result.expected not in (None, trials.result.value), "it was trained on the workers with another seed"
     assert all(sorted(trial.intermediate_values) == [1, 2] for trial in trials.trials)
     assert time.monotonic() - began < 120
 

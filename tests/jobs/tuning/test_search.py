@@ -1,5 +1,14 @@
 """A search on a real Ray: trials ended as they ended, the winner trained from its record, mistakes said once."""
 
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
 import optuna
 import pytest
 from hydra.errors import HydraException
@@ -54,6 +63,37 @@ def test_stopped_trials_are_told_as_pruned_with_their_values(found) -> None:
         assert steps == list(range(1, len(steps) + 1))
         assert len(steps) == 6 if trial.state == TrialState.COMPLETE else len(steps) < 6
     assert study.best_value == pytest.approx(result.value)
+
+
+def test_optunas_dashboard_opens_the_journal(found) -> None:
+    cfg, result = found
+    journal = storage_path(cfg.cluster) / "tune" / f"{result.run_id}.journal"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("optuna-dashboard")), str(journal), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as dashboard:
+        try:
+            (listed,) = fetched(f"http://127.0.0.1:{port}/api/studies")["study_summaries"]
+            shown = fetched(f"http://127.0.0.1:{port}/api/studies/{listed['study_id']}")
+        finally:
+            dashboard.terminate()
+    assert listed["study_name"] == result.run_id
+    assert [trial["state"] for trial in shown["trials"]].count("Pruned") == result.pruned
+    assert len(shown["trials"]) == 6
+
+
+def fetched(url: str):
+    """Return the JSON of a server that may still be starting."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(url) as answer:
+                return json.load(answer)
+        except urllib.error.URLError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def test_each_trial_has_a_run_under_the_searchs(found) -> None:
