@@ -102,6 +102,7 @@ def execute(where: Execution, searcher: OptunaSearcher, scheduler: TrialSchedule
             verbose=0,
             stop=Ending(searcher, watch, cfg.tuning.time_budget_s),
             failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
     with _interrupts(watch):

@@ -201,20 +201,19 @@ def scale(*counts: int) -> None:
     say("scale", each[most], "ms a trial", f"{least} trials", ratio, "at most 1.1 of that", 1, **more)
 
 
-def quality(seeds: int, epochs: int) -> None:
+def quality(seeds: int, spent: dict[str, int]) -> None:
     """Compare what searchers find for the same epochs: ours (tpe) with Ray's and with random draws, all under ASHA."""
     import numpy as np
     from scipy.stats import rankdata, wilcoxon
 
     gaps: dict[str, list[float]] = {}
-    problems = ("flights", "digits", "branin", "hartmann6")
 
     def searched(problem: str) -> str:
-        return run("tests.bench.peers.searchers", problem, str(seeds), str(epochs))[1]
+        return run("tests.bench.peers.searchers", problem, str(seeds), str(spent[problem]))[1]
 
     with ThreadPoolExecutor(SLOTS) as pool:  # nothing here is timed
-        outcomes = list(pool.map(searched, problems))
-    for problem, printed in zip(problems, outcomes, strict=True):
+        outcomes = list(pool.map(searched, spent))
+    for problem, printed in zip(spent, outcomes, strict=True):
         lines = [json.loads(line) for line in printed.splitlines()]
         sign = 1 if lines[0]["mode"] == "min" else -1
         found = {line["searcher"]: np.array(line["best"]) for line in lines}  # [quarter, half, all] x seeds
@@ -224,7 +223,7 @@ def quality(seeds: int, epochs: int) -> None:
             mine, theirs = sign * found["ours"], sign * found[other]
             test = wilcoxon(mine[-1], theirs[-1]).pvalue if (mine[-1] != theirs[-1]).any() else 1.0
             worse = float(test < 0.05 and np.median(mine[-1] - theirs[-1]) > 0)
-            more = {"p": float(test), "rank": rank["ours"], "peer_rank": rank[other], "epochs": float(epochs)}
+            more = {"p": float(test), "rank": rank["ours"], "peer_rank": rank[other], "epochs": float(spent[problem])}
             more |= {"better_seeds": float((mine[-1] < theirs[-1]).sum()), "best": float(found["ours"][-1].mean())}
             for at, part in enumerate(("quarter", "half")):
                 more |= {part: float(found["ours"][at].mean()), f"peer_{part}": float(found[other][at].mean())}
@@ -246,12 +245,13 @@ def startup(runs: int) -> None:
         say(name, took, "s", "goal", took, "at most 6 s", runs, worst=max(row["first_s"] for row in rows), **more)
 
 
+SPENT = {"flights": 300, "digits": 300, "branin": 1200, "hartmann6": 1200}  # epochs of a search; a trial has 27
 FIGURES = {
     "command": lambda: compare("command", count(32, 4), count(27, 9), None, count(3)),
     "long": lambda: compare("long", count(8, 4), count(9, 3), 1.0, 1),
     "thousand": lambda: thousand(count(1000)),
     "scale": lambda: scale(*map(count, (100, 1000, 5000))),
-    "quality": lambda: quality(count(10, 2), count(300, 60)),
+    "quality": lambda: quality(count(10, 2), {problem: count(epochs, 60) for problem, epochs in SPENT.items()}),
     "startup": lambda: startup(count(5)),
 }
 

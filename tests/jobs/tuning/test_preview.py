@@ -15,6 +15,6 @@ def test_a_grid_has_the_cells_that_differ_and_takes_the_room_that_it_may(train_c
     assert first == "3 trials for val_log_loss (min), 1 at once here, each on 2 seeds"
     assert dimensions == "dimensions: model=choice(mlp,linear); model.width=choice(8,16)"
     assert decides == "the scheduler decides never"
-    assert cost == "cost: about 24 epochs of 1,077 rows (24 if nothing were stopped)"
+    assert cost == "cost: about 24 epochs of 1,258 rows (24 if nothing were stopped)"
     assert sorted(configs) == ["  model=linear", "  model=mlp model.width=16", "  model=mlp model.width=8"]
     assert not list((storage_path(cfg.cluster) / "tune").glob("*.journal"))
