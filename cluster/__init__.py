@@ -24,4 +24,4 @@ for _key, _value in ENVIRONMENT.items():
     os.environ.setdefault(_key, _value)
 
 # At Python's own pace a fifth of a start goes into looking through imported objects, all of which live to the end.
-gc.set_threshold(200_000, 50, 50)
+gc.set_threshold(50_000, 10, 10)

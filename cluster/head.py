@@ -13,7 +13,7 @@ from conf.schema import Ground
 @entrypoint("head", Ground)
 def main(cfg: Ground) -> None:
     """Start the head and say how to use it."""
-    from cluster.session import start_head
+    from cluster.background import start_head
 
     head = start_head(cfg.cluster)
     print(f"Ray head at {head.address}, dashboard {head.dashboard_url}, pid {head.pid}")

@@ -53,11 +53,11 @@ def train(cfg: TrainConfig) -> Result:
     with tracking.run(name, "train", cfg) as run, step(f"train {name}") as shown:
         made_from = lineage(data.data_hash, data.split_hash, cfg.seed)
         run.tag(made_from)
-        examples = prepare(data)
-        outcome = run_loop(cfg, examples, shown)
+        training_data = prepare(data)
+        outcome = run_loop(cfg, training_data, shown)
         run.log(outcome.history)
         run.tag({"weights_sha256": outcome.weights_sha256, "kept_epoch": outcome.kept_epoch})
-        trained = Trained(cfg, name, data, examples, outcome, made_from)
+        trained = Trained(cfg, name, data, training_data, outcome, made_from)
         version = publish(trained, tracking, run) if cfg.register else None
         result = Result(run.id, version, outcome.metrics)
         shown.done(str(result))

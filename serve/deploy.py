@@ -12,8 +12,9 @@ from conf.schema import DeployConfig
 
 def deploy(cfg: DeployConfig) -> str:
     """Store the policy, start the application of `cfg.name`, and return its URL once it answers."""
+    from cluster.background import start_head
     from cluster.registry import Registry
-    from cluster.session import connect, find_address, start_head
+    from cluster.session import connect, find_address
     from cluster.tracking import connect as connect_tracking
     from serve.start import check_port, start
 

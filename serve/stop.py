@@ -12,7 +12,8 @@ from conf.schema import StopConfig
 
 def stop(cfg: StopConfig) -> bool:
     """End the application or the head; return whether there was anything to end."""
-    from cluster.session import connect, find_address, stop_head
+    from cluster.background import stop_head
+    from cluster.session import connect, find_address
 
     if cfg.name is None:
         return stop_head(cfg.cluster)

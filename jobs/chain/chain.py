@@ -11,9 +11,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from types import FrameType, TracebackType
 
+from cluster.background import start_head, stop_head
 from cluster.progress import Step
 from cluster.registry import Version
-from cluster.session import connect, find_address, start_head, stop_head
+from cluster.session import connect, find_address
 from cluster.storage import VARIABLE, storage_path
 from cluster.tracking import Tracking
 from cluster.tracking import connect as connect_tracking

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,10 @@ CLIP = 8.0  # standard deviations: an absurd value at serving time cannot drown 
 
 
 def tensor(array: Array) -> Tensor:
-    """Return an array as a tensor: the same memory, unless it may not be written (that of Ray's object store)."""
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    """Return an array as a tensor in the same memory, which nobody may write: all trials of a machine share it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # PyTorch's, that it cannot tell writers off
+        return torch.from_numpy(array)
 
 
 def _period_start(period: int) -> int:

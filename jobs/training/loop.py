@@ -211,13 +211,11 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
 
 
 def _resident(predictor: Predictor, part: Examples, context: Context) -> _Resident:
-    given = part.inputs
-    numbers, codes, times, target = (
-        tensor(array).to(context.device) for array in (given.numbers, given.codes, given.times, part.target)
-    )
+    inputs, device = part.inputs, context.device
     with torch.no_grad():
-        features = predictor.features(numbers, times)
-    return _Resident(features, codes, target)
+        features = predictor.features(tensor(inputs.numbers).to(device), tensor(inputs.times).to(device))
+    codes, target = (tensor(array).to(device, copy=True) for array in (inputs.codes, part.target))
+    return _Resident(features, codes, target)  # its own memory: a person's network may write into what it is given
 
 
 def _one_epoch(

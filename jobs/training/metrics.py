@@ -20,7 +20,7 @@ DIRECTION = {
     "val_loss": "min",
     "val_rmse": "min",
 }
-COSTS = ("latency_ms", "parameters")  # what a `Loop` can tell of its network besides
+COSTS = ("latency_ms", "parameters")  # of a network: a `Loop` measures them when asked, no epoch reports them by itself
 _OF_TASK = {
     "binary": ("val_auc", "val_log_loss", "val_accuracy", "val_loss"),
     "multiclass": ("val_log_loss", "val_accuracy", "val_loss"),

@@ -28,14 +28,14 @@ class Trained:
     cfg: TrainConfig
     name: str
     data: Data
-    examples: TrainingData
+    training_data: TrainingData
     outcome: Outcome
     lineage: dict[str, str]
 
 
 def restore(trained: Trained) -> Predictor:
     """Return the trained predictor, ready to predict."""
-    schema, train = trained.examples.schema, trained.examples.train
+    schema, train = trained.training_data.schema, trained.training_data.train
     predictor = build(trained.cfg.model, schema, train.inputs, train.target)
     predictor.load_state_dict(trained.outcome.state)
     return predictor.eval()
@@ -43,7 +43,7 @@ def restore(trained: Trained) -> Predictor:
 
 def publish(trained: Trained, tracking: Tracking, run: Run) -> Version:
     """Register the outcome as a version; nothing is registered when the export disagrees with PyTorch."""
-    predictor, data, held = restore(trained), trained.data, trained.examples.validation.inputs
+    predictor, data, held = restore(trained), trained.data, trained.training_data.validation.inputs
     onnx = export_onnx(predictor, data.schema)
     verify_export(onnx, predictor, data.validation.raw, data.schema)
     with torch.no_grad():

@@ -11,14 +11,14 @@ from jobs.training.epoch import Epoch
 from jobs.training.examples import TrainingData
 from jobs.training.loop import Outcome, fit
 from jobs.training.metrics import selection_metric
-from jobs.training.scaling import check_strategy
+from jobs.training.scaling import check_strategy, on_workers
 
 
 def run_loop(cfg: TrainConfig, data: TrainingData, shown: Step) -> Outcome:
     """Train once, showing how far it is. Raises BadInput for several workers without Ray Train."""
     metric, _ = selection_metric(data.schema.task, cfg.training.metric)
     check_strategy(cfg.scaling)
-    if cfg.scaling.strategy == "local":
+    if not on_workers(cfg.scaling):
 
         def on_epoch(epoch: Epoch) -> None:
             shown.update(f"epoch {epoch.number}/{cfg.training.epochs}, {metric} {epoch.metrics[metric]:.4f}")

@@ -6,6 +6,11 @@ from conf.errors import BadInput
 from conf.schema import Scaling
 
 
+def on_workers(scaling: Scaling) -> bool:
+    """Tell whether Ray Train runs the loop."""
+    return scaling.strategy != "local"
+
+
 def check_strategy(scaling: Scaling) -> None:
     """Raise BadInput for several workers without Ray Train."""
     if scaling.strategy == "local" and scaling.num_workers > 1:

@@ -30,6 +30,13 @@ class _Task:
     data: ray.ObjectRef[TrainingData]
 
 
+class _Trainer(TorchTrainer):
+    """Leaves SIGINT to the command: Ray's own handler outlives the run, and ends the process with exit code 1."""
+
+    def _register_sigint_handler(self, controller: object) -> None:
+        """Take nothing."""
+
+
 def fit_on_workers(
     cfg: TrainConfig, data: ray.ObjectRef[TrainingData], storage: Path, callbacks: Sequence[UserCallback] = ()
 ) -> Outcome:
@@ -38,7 +45,7 @@ def fit_on_workers(
     Raises BadInput when the cluster can never hold the workers, and what a worker raised otherwise.
     """
     check_resources(cfg.scaling, ray.cluster_resources())
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _worker,
         train_loop_config={"task": _Task(cfg, data)},
         scaling_config=ScalingConfig(

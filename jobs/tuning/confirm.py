@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import ray
 from optuna.trial import FrozenTrial
 
 from cluster.progress import Step
-from cluster.storage import storage_path
 from conf.schema import TrainConfig
 from jobs.training.examples import TrainingData
+from jobs.training.metrics import worst
+from jobs.training.scaling import on_workers
+from jobs.tuning.coordinator import cause_of
+from jobs.tuning.execution import Execution
 from jobs.tuning.journal import JournaledStudy
 from jobs.tuning.objectives import Objectives
 from jobs.tuning.searcher import OVERRIDES
 from jobs.tuning.space import Space
+
+if TYPE_CHECKING:
+    from jobs.training.loop import Outcome
 
 FRESH = 1_000_003  # added to the seed: no replicate of the search had it
 
@@ -36,49 +46,57 @@ class Confirmed:
         return statistics.fmean(self.values)
 
 
+def _value(metric: str, lost: float, fit: Callable[[], Outcome]) -> float:
+    """Return the metric of a training; lost, the worst value, where it has none."""
+    from jobs.training.loop import Diverged
+
+    try:
+        value = fit().metrics[metric]
+    except Exception as error:
+        if not isinstance(cause_of(error), Diverged):
+            raise
+        return lost
+    return lost if math.isnan(value) else value
+
+
 @ray.remote(max_retries=1)
-def _value(metric: str, cfg: TrainConfig, data: TrainingData) -> float:
+def _here(metric: str, lost: float, cfg: TrainConfig, data: TrainingData) -> float:
     from jobs.training.context import LocalContext
     from jobs.training.loop import fit
 
-    return fit(cfg, data, LocalContext()).metrics[metric]
+    return _value(metric, lost, lambda: fit(cfg, data, LocalContext()))
 
 
-def _values(metric: str, configs: list[TrainConfig], data: ray.ObjectRef[TrainingData]) -> Iterator[float]:
+def _values(where: Execution, goals: Objectives, configs: list[TrainConfig]) -> Iterator[float]:
     """Yield the metric of each config's training: all at once as tasks, or one after the other on their workers."""
-    cfg = configs[0]
-    if cfg.scaling.strategy != "local":
+    tuning, metric, lost = where.cfg.tuning, goals.metric, worst(goals.mode)
+    if on_workers(where.cfg.scaling):
         from jobs.training.workers import fit_on_workers
 
-        for one in configs:
-            yield fit_on_workers(one, data, storage_path(cfg.cluster)).metrics[metric]
+        for cfg in configs:
+            yield _value(metric, lost, partial(fit_on_workers, cfg, where.data, where.checkpoints))
+        shutil.rmtree(where.checkpoints, ignore_errors=True)
         return
-    resources = {"num_cpus": cfg.tuning.cpus_per_trial, "num_gpus": cfg.tuning.gpus_per_trial}
-    for ref in [_value.options(**resources).remote(metric, one, data) for one in configs]:
+    task = _here.options(num_cpus=tuning.cpus_per_trial, num_gpus=tuning.gpus_per_trial)
+    for ref in [task.remote(metric, lost, cfg, where.data) for cfg in configs]:
         yield ray.get(ref)
 
 
-def confirm(
-    cfg: TrainConfig,
-    study: JournaledStudy,
-    space: Space,
-    goals: Objectives,
-    data: ray.ObjectRef[TrainingData],
-    shown: Step,
-) -> list[Confirmed]:
+def confirm(where: Execution, study: JournaledStudy, space: Space, goals: Objectives, shown: Step) -> list[Confirmed]:
     """Train the best tuning.confirm_top_k trials on tuning.confirm_seeds fresh seeds; return them, the best first.
 
     The best by the mean over fresh seeds is the winner, and that mean is what to expect of it (a maximum over many
     noisy values is biased upwards: Cawley and Talbot 2010).
     """
+    tuning = where.cfg.tuning
     best: Sequence[FrozenTrial] = goals.best(study.own_trials())
-    top = [] if goals.several else best[: cfg.tuning.confirm_top_k]
+    top = [] if goals.several else best[: tuning.confirm_top_k]
     if not top:
         return []
-    count, values = cfg.tuning.confirm_seeds, list[float]()
-    seeds = [f"seed={cfg.seed + FRESH + i}" for i in range(count)]
+    count, values = tuning.confirm_seeds, list[float]()
+    seeds = [f"seed={where.cfg.seed + FRESH + i}" for i in range(count)]
     asked = [space.compose((*trial.user_attrs[OVERRIDES], seed)) for trial in top for seed in seeds]
-    for value in _values(goals.metric, asked, data):
+    for value in _values(where, goals, asked):
         values.append(value)
         shown.update(f"the best {len(top)} on fresh seeds: {len(values)}/{len(asked)} trained")
     found = [

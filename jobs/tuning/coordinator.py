@@ -13,14 +13,14 @@ from conf.schema import TrainConfig
 from jobs.training.epoch import EPOCH, LAST, OBJECTIVE, SAMPLES
 from jobs.training.examples import TrainingData
 from jobs.training.metrics import COSTS
-from jobs.training.scaling import check_resources, check_strategy
+from jobs.training.scaling import check_resources, check_strategy, on_workers, per_worker
 from jobs.tuning.trial import CURVE, DIVERGED, Asked, said_of
 
 
 def check_workers(cfg: TrainConfig, replicates: tuple[tuple[str, ...], ...]) -> None:
     """Raise BadInput for what a trial on several workers cannot do."""
     check_strategy(cfg.scaling)
-    if cfg.scaling.strategy == "local":
+    if not on_workers(cfg.scaling):
         return
     if len(replicates) > 1:
         bound = "has no replicates: a trial on several workers trains one seed"
@@ -34,8 +34,7 @@ def most_at_once(cfg: TrainConfig, available: dict[str, float]) -> int:
     """Return how many trials' workers the cluster holds at once; raises BadInput where it holds not even one's."""
     scaling = cfg.scaling
     check_resources(scaling, available)
-    wanted = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
-    return min(int(available[name] // (each * scaling.num_workers)) for name, each in wanted.items() if each)
+    return min(int(available[name] // (each * scaling.num_workers)) for name, each in per_worker(scaling).items())
 
 
 def coordinate(config: dict[str, Any], data: ray.ObjectRef[TrainingData], storage: str) -> None:
@@ -50,13 +49,13 @@ def coordinate(config: dict[str, Any], data: ray.ObjectRef[TrainingData], storag
         (cfg,) = asked.configs()
         fit_on_workers(cfg, data, Path(storage), [TuneReportCallback()])
     except Exception as error:
-        cause = _cause(error)
+        cause = cause_of(error)
         nothing = {EPOCH: 0, SAMPLES: 0, OBJECTIVE: asked.worst, CURVE: [], LAST: True, "done": True}
         diverged = isinstance(cause, Diverged)  # it has finished, with the worst value
         tune.report({**nothing, DIVERGED: str(cause)} if diverged else asked.failed(said_of(cause)))
 
 
-def _cause(error: BaseException) -> BaseException:
+def cause_of(error: BaseException) -> BaseException:
     """Return what a worker raised, from the errors that Ray Train wraps it in."""
     while True:
         failures = getattr(error, "worker_failures", None) or {}

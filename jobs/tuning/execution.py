@@ -23,6 +23,7 @@ from ray.tune.schedulers import TrialScheduler
 from conf.errors import BadInput
 from conf.schema import TrainConfig
 from jobs.training.examples import TrainingData
+from jobs.training.scaling import on_workers
 from jobs.tuning.coordinator import coordinate, most_at_once
 from jobs.tuning.searcher import OptunaSearcher
 from jobs.tuning.trial import Shared, Trial
@@ -93,7 +94,7 @@ def execute(where: Execution, searcher: OptunaSearcher, scheduler: TrialSchedule
             scheduler=scheduler,
             num_samples=cfg.tuning.num_samples,
             max_concurrent_trials=min(cfg.tuning.max_concurrent or at_once, at_once),
-            reuse_actors=cfg.scaling.strategy == "local",
+            reuse_actors=not on_workers(cfg.scaling),
         ),
         run_config=tune.RunConfig(
             name=own,
@@ -116,7 +117,7 @@ def execute(where: Execution, searcher: OptunaSearcher, scheduler: TrialSchedule
 def _trainable(where: Execution) -> tuple[Any, int]:
     """Return what Ray Tune runs, and how many of it at once."""
     cfg, available = where.cfg, ray.cluster_resources()
-    if cfg.scaling.strategy != "local":
+    if on_workers(cfg.scaling):
         at_once = most_at_once(cfg, available)
         function = partial(coordinate, data=where.data, storage=str(where.checkpoints))
         return tune.with_resources(function, {"memory": 1}), at_once

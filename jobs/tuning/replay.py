@@ -23,5 +23,6 @@ def replay(cfg: TrainConfig, tracking: Tracking) -> list[str]:
     then = from_yaml(tracking.read_text(run, "config.yaml"), TrainConfig)
     then.scheduler = cfg.scheduler
     rows, mode, winner = int(tags["rows"]), tags["mode"], int(tags["best_trial"])
-    simulated = simulate(make_scheduler(then, rows, {}, mode), curves, slots_here(then), rows, mode)
+    slots = then.tuning.max_concurrent or slots_here(then)  # it may have run on a larger cluster than this machine
+    simulated = simulate(make_scheduler(then, rows, {}, mode), curves, slots, rows, mode)
     return replayed(curves, simulated, winner, mode)

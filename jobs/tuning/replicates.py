@@ -55,7 +55,7 @@ class Replicates:
         loops_own = [name for name in names if all(name in metrics for metrics in outcomes)]
         return {name: sum(metrics[name] for metrics in outcomes) / len(outcomes) for name in loops_own}
 
-    def write(self, path: Path) -> None:
+    def save(self, path: Path) -> None:
         """Write all trainings as they stand between two epochs."""
         latest = [
             epoch and [epoch.number, epoch.samples, epoch.metrics, epoch.objective, epoch.last]
@@ -64,8 +64,8 @@ class Replicates:
         loops = [loop.state_dict() for loop in self._loops]
         torch.save({"loops": loops, "latest": latest, "history": self.history}, path)
 
-    def read(self, path: Path) -> None:
-        """Go on from what `write` wrote."""
+    def load(self, path: Path) -> None:
+        """Go on from what `save` wrote."""
         state = torch.load(path, weights_only=True)
         for loop, own in zip(self._loops, state["loops"], strict=True):
             loop.load_state_dict(own)

@@ -19,6 +19,7 @@ from ray.tune import schedulers as rays
 from conf.errors import BadInput
 from conf.schema import TrainConfig
 from jobs.training.epoch import EPOCH, OBJECTIVE, SAMPLES
+from jobs.training.scaling import on_workers
 from jobs.tuning.journal import WARM
 
 CONTROLLER = SimpleNamespace(get_live_trials=lambda: ())  # where median looks for waiting trials: none is made early
@@ -59,8 +60,11 @@ class _Trial:
 
 
 def slots_here(cfg: TrainConfig) -> int:
-    """Return how many trials a search runs at once on a Ray of this machine alone."""
-    room = max(1, int((cfg.cluster.num_cpus or os.cpu_count() or 1) // cfg.tuning.cpus_per_trial))
+    """Return how many trials a search runs at once on a Ray of this machine's CPUs alone."""
+    scaling, each = cfg.scaling, cfg.tuning.cpus_per_trial
+    if on_workers(scaling):
+        each = scaling.cpus_per_worker * scaling.num_workers
+    room = max(1, int((cfg.cluster.num_cpus or os.cpu_count() or 1) // each))
     return min(cfg.tuning.max_concurrent or room, room)
 
 

@@ -22,6 +22,7 @@ from conf.schema import TrainConfig
 from jobs.data.load import Data, default_name, load
 from jobs.training.examples import prepare
 from jobs.training.metrics import selection_metric
+from jobs.training.scaling import on_workers
 from jobs.tuning.components import decides_anywhere, make_sampler, make_scheduler
 from jobs.tuning.confirm import confirm
 from jobs.tuning.coordinator import check_workers
@@ -101,16 +102,16 @@ def run_search(asked: Search) -> SearchResult:
         watch = Watch(cfg, study, searcher, spool, prepared.goals, shown)
         wait_s = LEAVE_S
         try:
-            with impatient(), session.connect(cfg.cluster, cfg.scaling.strategy != "local"):
-                examples = ray.put(prepare(prepared.data))
-                execute(Execution(cfg, run.id, folder, examples), searcher, prepared.scheduler, watch)
-                confirmed = confirm(cfg, study, prepared.space, prepared.goals, examples, shown)
+            with impatient(), session.connect(cfg.cluster, state_api=on_workers(cfg.scaling)):
+                data = ray.put(prepare(prepared.data))
+                where = Execution(cfg, run.id, folder, data)
+                execute(where, searcher, prepared.scheduler, watch)
+                confirmed = confirm(where, study, prepared.space, prepared.goals, shown)
             wait_s = SEND_S
         finally:
             searcher.close()
-            unsent = spool.close(wait_s)
-        if unsent:
-            say(f"{unsent} trials are not in MLflow yet; send them later: python -m jobs.tune resume={run.id}")
+            if unsent := spool.close(wait_s):
+                say(f"{unsent} trials are not in MLflow yet; send them later: python -m jobs.tune resume={run.id}")
         result = conclude(cfg, run, study, prepared.goals, prepared.form.rungs, confirmed)
         shown.done(str(result))
     return result

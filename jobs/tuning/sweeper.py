@@ -55,6 +55,7 @@ class SearchSweeper(Sweeper):
 def _answers(configs: list[TrainConfig], asked: Plan, entrypoint: str) -> Iterator[object]:
     """Yield what there is to print: of a replay, of a search resumed, or of one search for each cell of the grid."""
     from cluster import session
+    from jobs.training.scaling import on_workers
     from jobs.tuning.grammar import parse_space
     from jobs.tuning.searched import Search
 
@@ -79,7 +80,7 @@ def _answers(configs: list[TrainConfig], asked: Plan, entrypoint: str) -> Iterat
 
             yield from preview(search)
             continue
-        session.begin(cfg.cluster, cfg.scaling.strategy != "local")  # while all that follows is imported
+        session.begin(cfg.cluster, state_api=on_workers(cfg.scaling))  # while all that follows is imported
         from jobs.tuning.search import run_search
 
         yield run_search(search)

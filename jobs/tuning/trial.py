@@ -94,6 +94,9 @@ class Trial(tune.Trainable):
 
     def setup(self, config: dict[str, Any], shared: Shared) -> None:  # type: ignore[override]  # Ray's with_parameters
         """Take what all trials share, and the first trial."""
+        from jobs.tuning.replicates import Replicates  # with PyTorch: seconds that are of no trial
+
+        self._make = Replicates
         self._data: TrainingData = ray.get(shared.data)
         self._checkpoints = Path(shared.checkpoints)
         self.reset_config(config)
@@ -110,7 +113,9 @@ class Trial(tune.Trainable):
         try:
             return self._step()
         except Exception as error:
-            if type(error).__name__ == "AcceleratorError":  # torch's: the device is of no use to this process any more
+            import torch
+
+            if isinstance(error, torch.AcceleratorError):  # the device is of no use to this process any more
                 raise
             return self._asked.failed(said_of(error))
 
@@ -146,13 +151,11 @@ class Trial(tune.Trainable):
 
     def _made(self, state: Path) -> Replicates:
         """Return the training of this trial's own config, as it was written where there is a state."""
-        from jobs.tuning.replicates import Replicates
-
         configs = self._asked.configs()
         self._tuning = configs[0].tuning
-        training = Replicates(configs, self._data, self._asked.read)
+        training = self._make(configs, self._data, self._asked.read)
         if state.exists():
-            training.read(state)
+            training.load(state)
         return training
 
     def _worst(self, curve: list[dict[str, float]], number: int, why: str) -> dict[str, Any]:
@@ -174,7 +177,7 @@ class Trial(tune.Trainable):
         assert self._training is not None, "written between two epochs"
         self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
         half = self._checkpoint.with_suffix(".half")
-        self._training.write(half)
+        self._training.save(half)
         half.replace(self._checkpoint)
         self._written = time.monotonic()
 
@@ -186,7 +189,7 @@ class Trial(tune.Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the training where a scheduler that pauses or copies trials asks for it."""
         if self._training is not None:
-            self._training.write(Path(checkpoint_dir) / STATE)
+            self._training.save(Path(checkpoint_dir) / STATE)
 
     def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]  # Ray passes the folder
         """Go on from what `save_checkpoint` wrote, with this trial's own config."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.session import RECORD, Head, find_address, running_head, start_head, stop_head
+from cluster.background import RECORD, Head, running_head, start_head, stop_head
+from cluster.session import find_address
 from conf.schema import Cluster
 
 ROOT = Path(__file__).parents[2]

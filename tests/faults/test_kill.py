@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.background import RECORD
 from cluster.bundle import Bundle
 from cluster.registry import Registry
-from cluster.session import RECORD
 from cluster.tracking import connect
 from conf.schema import Cluster, Tracking
 

@@ -45,13 +45,16 @@ def objective(trial: optuna.Trial) -> float:
     return value
 
 
+def optimize(seed: int) -> None:
+    """Be one of the processes."""
+    study(seed).optimize(objective, callbacks=[MaxTrialsCallback(TRIALS, states=COUNTED)])
+
+
 def main() -> None:
-    """Run the processes, and print what they did."""
-    study(0)
-    command = [sys.executable, "-m", __spec__.name, *sys.argv[1:]]
-    workers = [subprocess.Popen([*command, str(seed)]) for seed in range(SLOTS)]
-    codes = [worker.wait() for worker in workers]
-    assert codes == [0] * SLOTS, "a process failed"
+    """Be the first process beside the others, and print what all did."""
+    others = [subprocess.Popen([sys.executable, "-m", __spec__.name, *sys.argv[1:], str(i)]) for i in range(1, SLOTS)]
+    optimize(0)
+    assert all(other.wait() == 0 for other in others), "a process failed"
     trials = study(0).trials
     print(as_json(trials, sum(len(trial.intermediate_values) for trial in trials)))
 
@@ -59,6 +62,6 @@ def main() -> None:
 if __name__ == "__main__":
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if len(sys.argv) == 6:
-        study(int(sys.argv[5])).optimize(objective, callbacks=[MaxTrialsCallback(TRIALS, states=COUNTED)])
+        optimize(int(sys.argv[5]))
     else:
         main()
