@@ -139,9 +139,7 @@ def _history(seen: _Seen) -> str:
     axes.plot(lost, edge, "|", color=RED, transform=axes.get_xaxis_transform(), label="failed or diverged")
     _best_so_far(axes, np.arange(float(len(seen.trials))), seen.costs, seen)
     axes.set(xlabel="trial", ylim=seen.frame(seen.values[seen.drawn]))
-    return _section(
-        "History", "Each trial's objective where it ended, in order; a pruned one's is of an earlier epoch.", axes
-    )
+    return _section("History", "Each trial's objective where it ended; a pruned one's is of an earlier epoch.", axes)
 
 
 def _budget(seen: _Seen) -> str:
