@@ -30,6 +30,7 @@ from jobs.tuning.searched import Search
 OWN = ("requests", "keep", "resamples", "confidence", "serving", "traffic")  # keys that the steps do not have
 BASELINE = ("model=linear", "optimizer.lr=1e-2")
 DEPLOY_S = 180
+INTERRUPTS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Chain:
@@ -58,8 +59,11 @@ class Chain:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End what this chain started."""
+        """End what this chain started; an interrupt that comes now changes nothing: it ends already."""
+        for number in INTERRUPTS:
+            signal.signal(number, signal.SIG_IGN)
         self._ends.close()
+        _take_interrupts()
 
     def baseline(self) -> TrainConfig:
         """Return the linear baseline's config: what was said, but of model and optimizer."""
@@ -158,7 +162,7 @@ def _key(override: str) -> str:
 
 def _take_interrupts() -> None:
     """Let SIGTERM and SIGINT end the chain in order, also where a shell that put it in the background ignored them."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in INTERRUPTS:
         signal.signal(number, _interrupt)
 
 
