@@ -20,7 +20,6 @@ from conf.schema import Cluster
 
 ANSWER_S = 5.0
 
-
 _aside = ThreadPoolExecutor(1, "ray")  # Ray starts and ends here while the command imports, or writes what came out
 _begun: list[Future[None]] = []
 _ending: list[Future[None]] = []

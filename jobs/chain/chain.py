@@ -53,17 +53,14 @@ class Chain:
                 start_head(self.cfg.cluster)
             self._ends.enter_context(connect(self.cfg.cluster))
         except BaseException:
-            self._ends.close()
+            self._end()
             raise
         _take_interrupts()  # anew: Ray's own would skip what has to be ended
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End what this chain started; an interrupt that comes now changes nothing: it ends already."""
-        for number in INTERRUPTS:
-            signal.signal(number, signal.SIG_IGN)
-        self._ends.close()
-        _take_interrupts()
+        """End what this chain started."""
+        self._end()
 
     def baseline(self) -> TrainConfig:
         """Return the linear baseline's config: what was said, but of model and optimizer."""
@@ -150,6 +147,13 @@ class Chain:
         if self._owns_head:
             return
         self._serve("stop", [f"name={self.name}"])
+
+    def _end(self) -> None:
+        """End what was started; an interrupt that comes meanwhile changes nothing: it ends already."""
+        for number in INTERRUPTS:
+            signal.signal(number, signal.SIG_IGN)
+        self._ends.close()
+        _take_interrupts()
 
     def _stop_head(self) -> None:
         if not self.cfg.keep:

@@ -13,7 +13,7 @@ def on_workers(scaling: Scaling) -> bool:
 
 def check_strategy(scaling: Scaling) -> None:
     """Raise BadInput for several workers without Ray Train."""
-    if scaling.strategy == "local" and scaling.num_workers > 1:
+    if not on_workers(scaling) and scaling.num_workers > 1:
         remedy = "say scaling=ddp"
         raise BadInput("scaling.num_workers", scaling.num_workers, "needs scaling.strategy=ddp", remedy)
 

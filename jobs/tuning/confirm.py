@@ -64,7 +64,7 @@ def _here(metric: str, lost: float, cfg: TrainConfig, data: TrainingData) -> flo
     from jobs.training.context import LocalContext
     from jobs.training.loop import fit
 
-    return _value(metric, lost, lambda: fit(cfg, data, LocalContext()))
+    return _value(metric, lost, partial(fit, cfg, data, LocalContext()))
 
 
 def _values(where: Execution, goals: Objectives, configs: list[TrainConfig]) -> Iterator[float]:
@@ -73,9 +73,12 @@ def _values(where: Execution, goals: Objectives, configs: list[TrainConfig]) -> 
     if on_workers(where.cfg.scaling):
         from jobs.training.workers import fit_on_workers
 
-        for cfg in configs:
-            yield _value(metric, lost, partial(fit_on_workers, cfg, where.data, where.checkpoints))
-        shutil.rmtree(where.checkpoints, ignore_errors=True)
+        own = where.folder / f"{where.run_id}.confirm"
+        try:
+            for cfg in configs:
+                yield _value(metric, lost, partial(fit_on_workers, cfg, where.data, own))
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
         return
     task = _here.options(num_cpus=tuning.cpus_per_trial, num_gpus=tuning.gpus_per_trial)
     for ref in [task.remote(metric, lost, cfg, where.data) for cfg in configs]:

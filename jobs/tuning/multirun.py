@@ -11,6 +11,7 @@ from conf.compose import compose, from_yaml, to_yaml
 from conf.errors import BadInput
 from conf.schema import TrainConfig
 from jobs.data.load import load
+from jobs.training.scaling import on_workers
 
 
 @ray.remote(max_retries=0)
@@ -49,6 +50,6 @@ def multirun(run: str, entrypoint: str, overrides: list[list[str]]) -> list[str]
 
 def _resources(cfg: TrainConfig) -> dict[str, object]:
     """Return what a run holds itself: its CPU, or next to nothing where its workers hold theirs."""
-    if cfg.scaling.strategy == "local":
-        return {"num_cpus": cfg.scaling.cpus_per_worker, "num_gpus": cfg.scaling.gpus_per_worker}
-    return {"num_cpus": 0, "memory": 1}  # a fraction of a CPU would keep the last worker from fitting
+    if on_workers(cfg.scaling):
+        return {"num_cpus": 0, "memory": 1}  # a fraction of a CPU would keep the last worker from fitting
+    return {"num_cpus": cfg.scaling.cpus_per_worker, "num_gpus": cfg.scaling.gpus_per_worker}

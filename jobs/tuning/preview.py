@@ -7,7 +7,7 @@ from pathlib import Path
 
 from optuna.samplers import GridSampler
 
-from jobs.tuning.components import make_sampler, make_scheduler
+from jobs.tuning.components import make_scheduler
 from jobs.tuning.journal import open_study
 from jobs.tuning.schedule import expected_epochs, slots_here
 from jobs.tuning.search import Prepared, checked
@@ -53,8 +53,7 @@ def _first(prepared: Prepared, count: int) -> list[tuple[str, ...]]:
     """Return the first configs as the search would ask for them, from a study that is thrown away."""
     asked, goals = prepared.asked, prepared.goals
     with tempfile.TemporaryDirectory() as folder:
-        sampler = make_sampler(asked.cfg, asked.dimensions, goals)
-        study = open_study(Path(folder) / "preview.journal", goals.directions.values(), sampler)
+        study = open_study(Path(folder) / "preview.journal", goals.directions.values(), prepared.sampler)
         searcher = OptunaSearcher(study, prepared.space, goals, prepared.form, count, asked.cfg.seed)
         for i in range(count):
             searcher.suggest(str(i))

@@ -123,10 +123,16 @@ def ours(trials: int, epochs: int, seconds: float | None, *said: str, fresh: boo
         "asked_s": starts[0] - began,
         "first_s": ends[0] - began,
     }
-    row |= {"end_s": took - (ends[-1] - began), "steady_s": ends[-1] - ends[min(10, trials - 2)]}
+    row |= {"end_s": took - (ends[-1] - began), "each_s": steady(ends)}
     row |= {"early_mib": resident(memory, ends[min(99, trials // 10)]), "late_mib": resident(memory, ends[-1])}
     epochs_done = sum(len(trial.intermediate_values) for trial in done)
     return {**row, "epochs": epochs_done, "best": min(trial.value for trial in done)}
+
+
+def steady(ends: list[float]) -> float:
+    """Return the seconds of a trial, from the 11th that ended to the last."""
+    first = min(10, len(ends) - 2)
+    return (ends[-1] - ends[first]) / (len(ends) - 1 - first)
 
 
 def resident(memory: Samples, when: float) -> float:
@@ -173,7 +179,7 @@ def compare(name: str, trials: int, epochs: int, seconds: float | None, runs: in
         more = {key: numbers[0] for key, numbers in both.items()}
         more |= {f"peer_{key}": numbers[1] for key, numbers in both.items()}
         ratio = theirs / mine if goal.startswith("at least") else mine / theirs
-        what = f"{'search' if clock == 'search_s' else 'command'}"
+        what = clock.removesuffix("_s")
         label = what if name == "command" else f"{name}.{what}"
         say(label, mine, "s", of, ratio, goal, runs, peer_value=theirs, peer_runs=len(rows[of]), **more)
 
@@ -183,19 +189,19 @@ def thousand(trials: int, seconds: float = 0.1) -> None:
     floor = trials * seconds / SLOTS
     for searcher, most in (("random", "1.10"), ("tpe", "1.20")):
         row = ours(trials, 1, seconds, f"searcher={searcher}", "scheduler=none")
-        steady = row["steady_s"] / (trials - 1 - min(10, trials - 2)) / (seconds / SLOTS)
+        running = row["each_s"] / (seconds / SLOTS)
         ratio, goal = row["search_s"] / floor, f"at most {most} of the floor"
-        say(f"thousand.{searcher}", row["search_s"], "s", "floor", ratio, goal, 1, trials=trials, ratio_running=steady)
+        say(f"thousand.{searcher}", row["search_s"], "s", "floor", ratio, goal, 1, trials=trials, ratio_running=running)
         of, late, goal = f"trial {min(100, trials // 10 + 1)}", row["late_mib"], "at most 1.2 of that"
         say(f"memory.{searcher}", late, "MiB", of, late / row["early_mib"], goal, 1, trials=trials)
 
 
 def scale(*counts: int) -> None:
-    """Measure a trial that does next to nothing, in searches of growing size: from the 11th that ended to the last."""
+    """Measure a trial that does next to nothing, in searches of growing size."""
     each = {}
     for trials in counts:
         row = ours(trials, 1, 0.0, "searcher=random", "scheduler=none")
-        each[trials] = row["steady_s"] / (trials - 1 - min(10, trials - 2)) * 1000
+        each[trials] = row["each_s"] * 1000
     least, most = counts[0], counts[-1]
     ratio, more = each[most] / each[least], {f"ms_of_{trials}": value for trials, value in each.items()}
     say("scale", each[most], "ms a trial", f"{least} trials", ratio, "at most 1.1 of that", 1, **more)

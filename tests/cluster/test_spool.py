@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.background import free_port
 from cluster.spool import Spool, TrialRecord
 from cluster.tracking import KIND, NAME, PARENT, connect
 from conf.schema import Cluster
@@ -170,12 +171,6 @@ def wait_until(true, within_s: float = 40) -> None:
 def answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def test_a_server_that_is_killed_and_comes_back_costs_one_warning(tmp_path, impatient, capfd) -> None:

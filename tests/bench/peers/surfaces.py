@@ -21,7 +21,7 @@ from jobs.training.context import LocalContext
 from jobs.training.epoch import Epoch
 from jobs.training.examples import prepare
 from jobs.training.loop import Diverged, Loop
-from jobs.training.metrics import selection_metric
+from jobs.training.metrics import selection_metric, worst
 
 EPOCHS = 27
 Epochs = Callable[[TrainConfig], Iterator[Epoch]]
@@ -61,13 +61,13 @@ def trained(*said: str) -> Problem:
     }
 
     def epochs(one: TrainConfig) -> Iterator[Epoch]:
-        number, worst = 0, math.inf if mode == "min" else -math.inf
+        number = 0
         try:
             for epoch in Loop(one, data, LocalContext()):
                 number = epoch.number
                 yield epoch
         except Diverged:
-            yield Epoch(number + 1, number + 1, {}, worst, last=True)
+            yield Epoch(number + 1, number + 1, {}, worst(mode), last=True)
 
     return Problem(fixed, space, mode, epochs)
 

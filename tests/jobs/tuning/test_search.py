@@ -1,11 +1,9 @@
 """A search on a real Ray: trials ended as they ended, the winner trained from its record, mistakes said once."""
 
 import json
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from cluster.background import free_port
 from cluster.storage import storage_path
 from cluster.tracking import PARENT, connect
 from conf.errors import BadInput
@@ -68,9 +67,7 @@ def test_stopped_trials_are_told_as_pruned_with_their_values(found) -> None:
 def test_optunas_dashboard_opens_the_journal(found) -> None:
     cfg, result = found
     journal = storage_path(cfg.cluster) / "tune" / f"{result.run_id}.journal"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(Path(sys.executable).with_name("optuna-dashboard")), str(journal), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as dashboard:
         try:
@@ -90,7 +87,7 @@ def fetched(url: str):
         try:
             with urllib.request.urlopen(url) as answer:
                 return json.load(answer)
-        except urllib.error.URLError:
+        except OSError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
