@@ -5,31 +5,26 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
+from cluster.interrupt import interrupts
 from conf.errors import BadInput
 from conf.schema import TrainConfig
 from jobs.training.examples import TrainingData
 from jobs.training.scaling import on_workers
 from jobs.tuning.coordinator import coordinate, most_at_once
-from jobs.tuning.searcher import OptunaSearcher
+from jobs.tuning.searcher import RETRIES, OptunaSearcher
 from jobs.tuning.trial import Shared, Trial
 from jobs.tuning.watch import Watch
 
-RETRIES = 2  # of a trial whose process died; what goes wrong inside a trial is reported, not retried
 _LEAN = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Ray's own record of the search: the study is ours
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -92,7 +87,7 @@ def execute(where: Execution, searcher: OptunaSearcher, scheduler: TrialSchedule
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
-            num_samples=cfg.tuning.num_samples,
+            num_samples=-1,  # the searcher says when all are handed out
             max_concurrent_trials=min(cfg.tuning.max_concurrent or at_once, at_once),
             reuse_actors=not on_workers(cfg.scaling),
         ),
@@ -106,7 +101,7 @@ def execute(where: Execution, searcher: OptunaSearcher, scheduler: TrialSchedule
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
-    with _interrupts(watch):
+    with interrupts(watch.interrupt):
         tuner.fit()
     _raise_what_ended(where, searcher, watch)
     shutil.rmtree(where.folder / own, ignore_errors=True)
@@ -140,23 +135,3 @@ def _raise_what_ended(where: Execution, searcher: OptunaSearcher, watch: Watch) 
     if watch.hopeless:
         count = len(watch.errors)
         raise BadInput("trials", None, f"the first {count} failed alike ({watch.errors[0]})", "mend that, search again")
-
-
-@contextmanager
-def _interrupts(watch: Watch) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM end the search in order, and a second one at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        if watch.interrupted:
-            raise KeyboardInterrupt
-        watch.interrupted = True
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

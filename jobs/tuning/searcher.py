@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from jobs.tuning.trial import CURVE, DIVERGED, FAILED, SAID, Asked
 
 OVERRIDES, ERROR = "overrides", "error"  # user attributes of a trial
 LARGE = 2**31 - 1
+RETRIES = 2  # of a trial whose process died; what goes wrong inside a trial is reported, not retried
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,15 @@ class OptunaSearcher(Searcher):
         self._reported: dict[str, set[int]] = {}  # of each trial that runs: the epochs that the study knows
         own = study.own_trials()
         self._handed = sum(trial.state in ENDED for trial in own)
-        self._interrupted = iter([trial.number for trial in own if trial.state == TrialState.RUNNING])
+        self._waiting = deque(trial.number for trial in own if trial.state == TrialState.RUNNING)
+        self._lost: Counter[int] = Counter()
         self._streams = list(_streams(study.sampler))
         if isinstance(study.sampler, GridSampler):
             drop_equal_cells(study.sampler, space)
         self._ahead: Future[Sampled | None] | None = None
         self._thread = ThreadPoolExecutor(1)
         self.asked: dict[str, Sampled] = {}  # by Ray's id of the trial
+        self.begun: set[str] = set()  # those of them whose process runs: Ray starts them again by itself
         self.failure: OSError | None = None  # what keeps the study from being written: the search ends
         self.leaving = False  # the search is interrupted: trials are left as they are
 
@@ -75,8 +79,8 @@ class OptunaSearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Return the next config: an interrupted trial's, else what was asked for ahead, else ask now."""
         sampled = None if self._handed >= self._total or self.leaving or self.failure else self._next()
-        if sampled is None:
-            return str(Searcher.FINISHED)
+        if sampled is None:  # while trials are on their way, one may yet have to be handed out again
+            return None if self._reported and not self.leaving and not self.failure else str(Searcher.FINISHED)
         self._handed += 1
         self.asked[trial_id] = sampled
         self._reported[trial_id] = set(self._study.frozen(sampled.number).intermediate_values)
@@ -93,7 +97,7 @@ class OptunaSearcher(Searcher):
             return None
 
     def _interrupted_or_new(self) -> Sampled | None:
-        number = next(self._interrupted, None)
+        number = self._waiting.popleft() if self._waiting else None
         if number is not None and OVERRIDES in (attributes := self._study.frozen(number).user_attrs):
             return Sampled(number, tuple(attributes[OVERRIDES]))
         if number is None and self._spent():
@@ -133,8 +137,19 @@ class OptunaSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, float] | None = None, error: bool = False) -> None:
         """Tell the study how a trial ended; one that an interruption ended stays as it is, to go on with later."""
-        if trial_id in self._reported and not self.leaving:
+        if trial_id in self._reported and not self.leaving and not (error and self._hand_again(trial_id)):
             self._write(self._tell, trial_id, {} if error else result or {})
+
+    def _hand_again(self, trial_id: str) -> bool:
+        """Hand a trial out once more whose process died before it ran (Ray calls that an error at once)."""
+        number = self.asked[trial_id].number
+        self._lost[number] += 1
+        if trial_id in self.begun or self._lost[number] > RETRIES:
+            return False
+        del self._reported[trial_id], self.asked[trial_id]
+        self._waiting.append(number)
+        self._handed -= 1
+        return True
 
     def _write(self, write: Callable[[str, Mapping[str, Any]], None], trial_id: str, result: Mapping[str, Any]) -> None:
         try:

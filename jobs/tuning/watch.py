@@ -76,6 +76,10 @@ class Watch(tune.Callback):
         """Keep nothing: Ray Tune copies its callbacks to disk, and this one belongs to the running search."""
         return {}
 
+    def interrupt(self) -> None:
+        """Let the search end in order."""
+        self.interrupted = True
+
     @property
     def hopeless(self) -> bool:
         """Tell whether the first tuning.most_alike trials all failed the same way."""
@@ -85,8 +89,8 @@ class Watch(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Begin to follow a trial."""
-        number = self._searcher.asked[trial.trial_id].number
-        self._running.setdefault(trial.trial_id, Watched(number, _now()))
+        self._searcher.begun.add(trial.trial_id)
+        self._running.setdefault(trial.trial_id, self._watched(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
@@ -109,8 +113,13 @@ class Watch(tune.Callback):
             self._end(trial, "complete" if result.get(LAST) else "pruned", str(result.get(DIVERGED, "")))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        """Take the end of a trial whose process died once too often."""
-        self._end(trial, "failed", "its process died")
+        """Take the end of a trial whose process died once too often; one that is handed out again has not ended."""
+        if trial.trial_id in self._searcher.asked:
+            self._running.setdefault(trial.trial_id, self._watched(trial))
+            self._end(trial, "failed", "its process died")
+
+    def _watched(self, trial: Trial) -> Watched:
+        return Watched(self._searcher.asked[trial.trial_id].number, _now())
 
     def _end(self, trial: Trial, state: str, error: str) -> None:
         watched = self._running.pop(trial.trial_id, None)

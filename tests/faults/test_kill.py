@@ -45,7 +45,8 @@ def interrupt(csv: Path, storage: Path, how: signal.Signals, after_s: float) -> 
     time.sleep(after_s)
     pipeline.send_signal(how)
     said, _ = pipeline.communicate(timeout=120)
-    assert pipeline.returncode in (0, 130), said
+    over = "all runs: " in said  # everything is done: Python itself is ending, and dies of a signal
+    assert pipeline.returncode in (0, 130) or (over and pipeline.returncode == -how), said
     assert alive_in(head) == []
     assert not (storage / RECORD).exists()
     assert "Traceback" not in said

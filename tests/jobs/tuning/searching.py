@@ -27,7 +27,7 @@ def ask(made, trial_id):
     said = made.searcher.suggest(trial_id)
     if made.searcher._ahead:
         made.searcher._ahead.result()
-    if said == made.searcher.FINISHED:
+    if said in (None, made.searcher.FINISHED):
         return None
     asked = Asked.from_dict(said)
     sampled = made.searcher.asked[trial_id]

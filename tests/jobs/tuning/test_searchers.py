@@ -70,6 +70,7 @@ def test_a_trial_is_told_as_it_ended(make, name) -> None:
     searcher.on_trial_complete("stopped", told(3, 0.8, **{CURVE: [told(2, 0.85), told(3, 0.8)]}))
     searcher.on_trial_result("wrong", told(1, 0.9))
     searcher.on_trial_complete("wrong", {FAILED: "model: cannot be built; see conf/model.", "done": True})
+    searcher.begun.add("dead")
     searcher.on_trial_complete("dead", error=True)
     searcher.on_trial_complete("diverged", told(2, math.inf, True, **{DIVERGED: "the loss is not finite"}))
     searcher.close()
@@ -171,3 +172,20 @@ def test_a_trial_that_was_half_asked_for_is_asked_on(make, name, tmp_path) -> No
     number, overrides = ask(half, "b")
     assert (number, overrides[:-1], len(overrides)) == (1, tuple(whole[:-1]), len(whole))
     half.searcher.close()
+
+
+def test_a_trial_whose_process_died_before_it_ran_is_handed_out_again(make, name) -> None:
+    made = make(name, own_space(name), total=3)
+    first, second, third = (ask(made, trial_id) for trial_id in ("a", "b", "c"))
+    made.searcher.begun.add("b")
+    for trial_id in ("a", "b"):
+        made.searcher.on_trial_complete(trial_id, error=True)
+    assert ask(made, "d") == first
+    assert ask(made, "e") is None
+    for trial_id in ("c", "d"):
+        finish(made, trial_id, 0.5)
+    assert made.searcher.suggest("f") == made.searcher.FINISHED
+    states = {trial.number: trial.state for trial in made.study.trials}
+    assert states[second[0]] == TrialState.FAIL
+    assert states[first[0]] == states[third[0]] == TrialState.COMPLETE
+    made.searcher.close()
