@@ -38,12 +38,11 @@ class Run:
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.id, self._client = run_id, client
 
-    def log(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Log metrics by step; history[i] belongs to step i + 1."""
-        now = int(time.time() * 1000)
+    def log(self, steps: Sequence[tuple[int, float, Mapping[str, float]]]) -> None:
+        """Log metrics of steps: (step, when in epoch seconds, metrics)."""
         metrics = [
-            Metric(key, float(value), now, step)
-            for step, of_step in enumerate(history, 1)
+            Metric(key, float(value), int(when * 1000), step)
+            for step, when, of_step in steps
             for key, value in of_step.items()
         ]
         for start in range(0, len(metrics), _METRICS):
@@ -86,11 +85,17 @@ class Tracking:
         self.client = MlflowClient(uri, registry_uri=uri)
 
     @contextmanager
-    def run(self, name: str, kind: str, cfg: Ground, parent: str | None = None) -> Iterator[Run]:
-        """Start a run of a registered model's name; it ends FINISHED, FAILED or KILLED as the block does."""
-        run = self.start(name, kind, parent)
+    def run(
+        self, name: str, kind: str, cfg: Ground, parent: str | None = None, begun: str | None = None
+    ) -> Iterator[Run]:
+        """Start a run of a registered model's name, or go on with the one begun; it ends as the block does.
+
+        That is FINISHED, FAILED or KILLED.
+        """
+        run = self.start(name, kind, parent) if begun is None else self.resume(begun)
         with self.ending(run):
-            run.config(cfg)
+            if begun is None:
+                run.config(cfg)
             yield run
 
     @contextmanager
@@ -183,12 +188,18 @@ def connect(tracking: TrackingConfig, cluster: Cluster) -> Tracking:
         return Tracking(tracking.uri, storage, tracking.experiment)
     database = storage / "mlflow.db"
     uri = f"sqlite:///{database}"
-    mlflow.set_tracking_uri(uri)
     with FileLock(storage / "mlflow.lock"):
-        fresh = not database.exists()
-        made = Tracking(uri, storage, tracking.experiment)
-        if fresh:
-            made.client.search_experiments(max_results=1)  # creates the tables
-            with closing(sqlite3.connect(database)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")  # readers do not wait for a writer
-    return made
+        if not database.exists():
+            _make(database)
+    mlflow.set_tracking_uri(uri)
+    return Tracking(uri, storage, tracking.experiment)
+
+
+def _make(database: Path) -> None:
+    """Make a new database under another name first: one that was killed half-way could never be opened."""
+    half = database.with_suffix(".half")
+    half.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{half}").search_experiments(max_results=1)
+    half.replace(database)
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")  # readers do not wait for a writer

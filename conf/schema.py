@@ -15,6 +15,7 @@ Component = dict[str, Any]
 
 COLUMN_TYPES = ("auto", "number", "category", "boolean", "time")
 TASKS = ("auto", "binary", "multiclass", "regression")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 TIME_PARTS = ("hour", "weekday", "yearday", "trend")
 
 
@@ -70,22 +71,35 @@ class Training:
     """How long and with what the one loop runs."""
 
     epochs: int = whole(20, ge=1)
-    batch_size: int = whole(1024, ge=1)  # effective, over all workers
+    batch_size: int = whole(1024, ge=1)  # effective, over all workers and micro-batches
+    micro_batch: Optional[int] = whole(None, ge=1)  # rows a worker takes at once; null: its whole share of the batch
+    steps_per_epoch: Optional[int] = whole(None, ge=1)  # an epoch ends after so many batches; null: after all rows
+    precision: str = one_of("fp32", PRECISIONS)  # tf32: faster products on GPUs; bf16, fp16: autocast
+    compile: bool = False  # torch.compile
+    gradient_checkpointing: bool = False  # compute each block anew in the backward pass: less memory, more time
     gradient_clip: float = within(1.0, ge=0.0)  # largest gradient norm; 0: none
+    average: float = within(0.0, ge=0.0, lt=1.0)  # decay of the weights' exponential moving average; 0: none
+    label_smoothing: float = within(0.0, ge=0.0, lt=1.0)
+    class_weights: str = one_of("equal", ("equal", "balanced"))  # balanced: each class weighs the same in the loss
+    sampling: str = one_of("shuffled", ("shuffled", "balanced"))  # balanced: each class is drawn equally often
     keep: str = one_of("best", ("best", "last"))  # epoch whose weights are kept; last: the whole schedule is run
     patience: int = whole(5, ge=1)  # keep=best: epochs without a better selection metric before stopping
     metric: Optional[str] = None  # selection metric (val_auc, val_log_loss, val_rmse ...); null: the task's own
     num_threads: int = whole(1, ge=1)  # torch threads per process
+    checkpoint_every_s: float = within(60.0, ge=0.0)  # what a killed run loses at most; 0: after each epoch too
 
 
 @dataclass
 class Scaling:
     """Where the loop runs: in this process, or in Ray Train workers."""
 
-    strategy: str = one_of("local", ("local", "ddp"))
+    strategy: str = one_of("local", ("local", "ddp", "fsdp"))
     num_workers: int = whole(1, ge=1)
+    min_workers: Optional[int] = whole(None, ge=1)  # elastic: as many as there are, from so many
+    max_workers: Optional[int] = whole(None, ge=1)  # to so many
     cpus_per_worker: float = within(1.0, gt=0.0)
     gpus_per_worker: float = within(0.0, ge=0.0)
+    max_failures: int = whole(3, ge=0)  # lost workers or hosts before the run ends; each goes on from a checkpoint
 
 
 @dataclass

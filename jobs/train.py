@@ -3,6 +3,7 @@
 python -m jobs.train dataset=flights model=mlp optimizer.lr=1e-3
 python -m jobs.train -m model=linear,mlp seed=1,2      # four runs, at once where the cluster allows
 python -m jobs.train tuned=latest scaling=ddp          # the winner of the latest search, on Ray Train
+python -m jobs.train resume=latest                     # go on with a run that was interrupted or killed
 python -m jobs.train reproduce=latest                  # repeat a run and compare
 """
 
@@ -43,23 +44,26 @@ def train(cfg: TrainConfig) -> Result:
     from jobs.data.load import default_name, load
     from jobs.training.examples import prepare
     from jobs.training.publish import Trained, publish
-    from jobs.training.run import run_loop
+    from jobs.training.resume import check_same_data, resumed
+    from jobs.training.run import run_folder, run_loop
     from jobs.tuning.winner import with_winner
 
     tracking = connect(cfg.tracking, cfg.cluster)
-    cfg = with_winner(cfg, tracking)
+    cfg, begun = resumed(cfg, tracking) if cfg.resume else (with_winner(cfg, tracking), None)
     name = cfg.name or default_name(cfg.dataset)
     data = load(cfg.dataset, cfg.split)
-    with tracking.run(name, "train", cfg) as run, step(f"train {name}") as shown:
-        made_from = lineage(data.data_hash, data.split_hash, cfg.seed)
+    made_from = lineage(data.data_hash, data.split_hash, cfg.seed)
+    if begun is not None:
+        check_same_data(tracking, begun, made_from)
+    with tracking.run(name, "train", cfg, begun=begun) as run, step(f"train {name}") as shown:
         run.tag(made_from)
         training_data = prepare(data)
-        outcome = run_loop(cfg, training_data, shown)
-        run.log(outcome.history)
+        outcome = run_loop(cfg, training_data, run, shown)
         run.tag({"weights_sha256": outcome.weights_sha256, "kept_epoch": outcome.kept_epoch})
         trained = Trained(cfg, name, data, training_data, outcome, made_from)
         version = publish(trained, tracking, run) if cfg.register else None
         result = Result(run.id, version, outcome.metrics)
+        run_folder(cfg, run.id).remove()
         shown.done(str(result))
     return result
 

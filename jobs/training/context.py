@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from jobs.training.epoch import Epoch
 
+if TYPE_CHECKING:
+    from jobs.training.loop import Loop
+
 Report = Callable[[Epoch], None]
+
+
+class Watcher(Protocol):
+    """Whoever looks on while a run trains: it keeps checkpoints, records epochs, and may end the run."""
+
+    def step_over(self, loop: Loop) -> None:
+        """Hear that one more batch was trained on."""
+
+    def epoch_over(self, loop: Loop, epoch: Epoch) -> None:
+        """Hear that an epoch is over."""
 
 
 class Context(Protocol):
@@ -20,86 +34,78 @@ class Context(Protocol):
     world_size: int
     device: torch.device
 
-    def wrap(self, module: nn.Module) -> nn.Module:
+    def wrap(self, network: nn.Module) -> nn.Module:
         """Return the module that synchronises gradients with the other workers."""
+
+    def synchronised(self, network: nn.Module, last: bool) -> AbstractContextManager[None]:
+        """Return a block in which a backward pass synchronises gradients only if it is the batch's last."""
+
+    def whole(self, value: Tensor) -> Tensor:
+        """Return a value of which each worker may hold a part."""
 
     def gather(self, own: Tensor, total: int) -> Tensor:
         """Return the rows of all workers, [total, ...], from each one's rows rank, rank + world_size, ..."""
 
+    def stack(self, own: Tensor) -> Tensor:
+        """Return every worker's tensor of one shape, [world_size, ...]."""
+
     def sum(self, value: float) -> float:
         """Return the sum over all workers."""
 
-    def report(self, epoch: Epoch) -> None:
+    def halved(self, micro_batch: int) -> None:
+        """Hear that memory ran out, and that so many rows will be taken at once."""
+
+    def step_over(self, loop: Loop) -> None:
+        """Hear that one more batch was trained on."""
+
+    def epoch_over(self, loop: Loop, epoch: Epoch) -> None:
         """Tell whoever watches that an epoch is over. A trial may be stopped there."""
 
 
 class LocalContext:
-    """In this process; `on_epoch` hears the reports."""
+    """In this process; `on_epoch` hears the reports, `watcher` each step too."""
 
     rank, world_size = 0, 1
 
-    def __init__(self, on_epoch: Report | None = None) -> None:
+    def __init__(self, on_epoch: Report | None = None, watcher: Watcher | None = None) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._on_epoch = on_epoch
+        self._on_epoch, self._watcher = on_epoch, watcher
 
-    def wrap(self, module: nn.Module) -> nn.Module:
+    def wrap(self, network: nn.Module) -> nn.Module:
         """Return the module itself."""
-        return module
+        return network
+
+    def synchronised(self, network: nn.Module, last: bool) -> AbstractContextManager[None]:
+        """Return a block that does nothing."""
+        return nullcontext()
+
+    def whole(self, value: Tensor) -> Tensor:
+        """Return the value itself."""
+        return value
 
     def gather(self, own: Tensor, total: int) -> Tensor:
         """Return the rows themselves."""
         return own
 
+    def stack(self, own: Tensor) -> Tensor:
+        """Return the tensor as the only one."""
+        return own[None]
+
     def sum(self, value: float) -> float:
         """Return the value itself."""
         return value
 
-    def report(self, epoch: Epoch) -> None:
-        """Tell the listener."""
+    def halved(self, micro_batch: int) -> None:
+        """Do nothing: the loop goes on with less."""
+
+    def step_over(self, loop: Loop) -> None:
+        """Tell the watcher."""
+        if self._watcher is not None:
+            self._watcher.step_over(loop)
+
+    def epoch_over(self, loop: Loop, epoch: Epoch) -> None:
+        """Tell the watcher and the listener."""
+        if self._watcher is not None:
+            self._watcher.epoch_over(loop, epoch)
         if self._on_epoch is not None:
             self._on_epoch(epoch)
-
-
-class WorkerContext:
-    """One process of Ray Train; every worker sees every row's metrics and so decides alike."""
-
-    def __init__(self) -> None:
-        from ray import train
-        from ray.train.torch import get_device
-
-        context = train.get_context()
-        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.device: torch.device = get_device()
-        self.latest: Epoch | None = None
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """Return the module in DistributedDataParallel."""
-        if self.world_size == 1:
-            return module
-        return nn.parallel.DistributedDataParallel(module)
-
-    def gather(self, own: Tensor, total: int) -> Tensor:
-        """Interleave the workers' rows again (their counts differ by at most one)."""
-        if self.world_size == 1:
-            return own
-        most = -(-total // self.world_size)
-        padded = own.new_zeros((most, *own.shape[1:]))
-        padded[: len(own)] = own
-        everyone = [torch.empty_like(padded) for _ in range(self.world_size)]
-        torch.distributed.all_gather(everyone, padded)
-        return torch.stack(everyone, dim=1).flatten(0, 1)[:total]
-
-    def sum(self, value: float) -> float:
-        """Return the sum over all workers."""
-        total = torch.tensor(value, dtype=torch.float64, device=self.device)
-        if self.world_size > 1:
-            torch.distributed.all_reduce(total)
-        return float(total)
-
-    def report(self, epoch: Epoch) -> None:
-        """Report to Ray Train (all workers have the same numbers); the last goes with the outcome."""
-        from ray import train
-
-        self.latest = epoch
-        if not epoch.last:
-            train.report(epoch.report())

@@ -2,79 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils import deterministic
 
 from conf.component import make
 from conf.errors import BadInput
 from conf.schema import TrainConfig
-from jobs.models.features import tensor
-from jobs.models.predictor import Predictor, build
+from jobs.models.predictor import build
+from jobs.training.average import Average
+from jobs.training.batches import Resident, steps
 from jobs.training.context import Context
 from jobs.training.epoch import Epoch
-from jobs.training.examples import Examples, TrainingData
+from jobs.training.examples import TrainingData
+from jobs.training.loss import TrainingLoss
+from jobs.training.lr_schedule import LrSchedule
 from jobs.training.metrics import selection_metric, validation_metrics, worst
+from jobs.training.outcome import Kept, Outcome, State
+from jobs.training.state import (
+    LoopState,
+    load_optimizer_state,
+    nested,
+    optimizer_state,
+    prefixed,
+    random_state,
+    set_random_state,
+    sharded,
+)
+from jobs.training.update import Update, autocast, prepared
 
-State = dict[str, Tensor]
 LATENCY_RUNS = 25
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run leaves: the kept epoch's weights and metrics, and every epoch's metrics in order."""
-
-    state: State
-    metrics: dict[str, float]
-    kept_epoch: int
-    history: tuple[dict[str, float], ...]
-
-    @property
-    def weights_sha256(self) -> str:
-        """Return the hash of all weights: equal for bitwise equal models."""
-        digest = hashlib.sha256()
-        for name, weights in sorted(self.state.items()):
-            digest.update(name.encode())
-            digest.update(weights.contiguous().numpy().tobytes())
-        return digest.hexdigest()
-
-
-@dataclass
-class _Kept:
-    """The epoch whose weights are kept so far: the best by the selection metric, or the last."""
-
-    metric: str
-    direction: str
-    keep: str
-    epoch: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    state: State = field(default_factory=dict)
-
-    def offer(self, epoch: int, metrics: dict[str, float], predictor: Predictor) -> None:
-        value, best = metrics[self.metric], self.metrics.get(self.metric)
-        better = best is None or math.isnan(best) or (value > best if self.direction == "max" else value < best)
-        if better or self.keep == "last":
-            self.epoch, self.metrics = epoch, metrics
-            self.state = {name: tensor.detach().cpu().clone() for name, tensor in predictor.state_dict().items()}
-
-
-@dataclass(frozen=True)
-class _Resident:
-    """One part on the device, features made once: features [N, F], codes [N, b], target [N]."""
-
-    features: Tensor
-    codes: Tensor
-    target: Tensor
+LOOKED_AT = 64  # steps on a GPU between two looks at the losses: a look waits for it
 
 
 class Diverged(BadInput):
@@ -82,66 +46,143 @@ class Diverged(BadInput):
 
 
 def fit(cfg: TrainConfig, data: TrainingData, context: Context) -> Outcome:
-    """Train one model, reporting each epoch to the context; see `Loop`."""
+    """Train one model, telling the context of each epoch; see `Loop`."""
     loop = Loop(cfg, data, context)
     for epoch in loop:
-        context.report(epoch)
+        context.epoch_over(loop, epoch)
     return loop.outcome()
 
 
 class Loop:
     """One training, an epoch at a time; the same seed, data and number of workers give bitwise the same weights.
 
-    Every worker holds all rows and takes rows rank, rank + world_size, ... of each batch of
-    `training.batch_size`, so that the sum of gradients is that of one process. Several loops may take turns in one
-    process: each has a random stream of its own. `state_dict` is all that another process needs to go on bitwise.
+    Every worker takes rows rank, rank + world_size, ... of each batch of `training.batch_size`, so that the sum of
+    gradients is that of one process. Several loops may take turns in one process: each has a random stream of its own.
+    `state` is all that another process needs to go on bitwise, also from the middle of an epoch.
     """
 
     def __init__(self, cfg: TrainConfig, data: TrainingData, context: Context) -> None:
         self._cfg, self._context = cfg, context
         self._metric, direction = selection_metric(data.schema.task, cfg.training.metric)
         self._worst = worst(direction)
-        torch.set_num_threads(cfg.training.num_threads)
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs a fifth of the time
+        _set_process(cfg)
         torch.manual_seed(cfg.seed)
         predictor = build(cfg.model, data.schema, data.train.inputs, data.train.target).to(context.device)
         torch.manual_seed(cfg.seed * 1_000_003 + context.rank)  # dropout differs between workers
         self._random = random_state()
         self._predictor = predictor
-        self._train, self._validation = (_resident(predictor, part, context) for part in (data.train, data.validation))
-        self._network = context.wrap(predictor.network)
+        self._train, self._validation = (Resident(predictor, part, context) for part in (data.train, data.validation))
+        self._network = context.wrap(prepared(predictor.network, cfg.training))
         self._optimizer = make("optimizer", cfg.optimizer, Optimizer, params=self._network.parameters())
-        self._lr_schedule = make("lr_schedule", cfg.lr_schedule, LRScheduler, optimizer=self._optimizer)
-        self._kept = _Kept(self._metric, direction, cfg.training.keep)
+        loss = TrainingLoss(cfg.training, predictor, self._train.target)
+        self.update = Update(cfg.training, self._network, self._optimizer, loss, context)
+        self._average = Average(self.update.parameters, cfg.training.average)
+        self._steps_per_epoch = steps(cfg.training, self._train.rows)
+        self._lr_schedule = LrSchedule(cfg.lr_schedule, self._optimizer, self._steps_per_epoch, direction)
+        self._kept = Kept(self._metric, direction, cfg.training.keep)
         self._history: list[dict[str, float]] = []
-        self._last = False
+        self._position, self._totals = 0, self._zeros()
+        self._inside = self._last = False
 
     def __iter__(self) -> Iterator[Epoch]:
         """Return the epochs still to come."""
         return self
 
     def __next__(self) -> Epoch:
-        """Train one epoch more; raises Diverged when the loss is no longer finite."""
+        """Train one epoch more, from where a state was taken up; raises Diverged where the loss is not finite."""
         if self._last:
             raise StopIteration
-        cfg, number = self._cfg, len(self._history) + 1
         set_random_state(self._random)
         lr = self._optimizer.param_groups[0]["lr"]
-        loss = _one_epoch(cfg, self._predictor, self._network, self._optimizer, self._train, number, self._context)
-        if not math.isfinite(loss):
-            remedy = "lower it, or lower training.gradient_clip"
-            raise Diverged("optimizer.lr", cfg.optimizer.get("lr"), f"made the loss {loss} in epoch {number}", remedy)
-        self._lr_schedule.step()
-        metrics = {"train_loss": loss, **_validate(self._predictor, self._validation, self._context), "lr": lr}
-        self._history.append(metrics)
-        self._kept.offer(number, metrics, self._predictor)
-        self._random = random_state()
-        waited = number - self._kept.epoch  # never grows where the last is kept
-        self._last = number == cfg.training.epochs or waited >= cfg.training.patience
+        self._inside = True
+        try:
+            self._train_epoch()
+        finally:
+            self._inside = False
+        with self._average.in_place():
+            metrics = {"train_loss": self._mean_loss(), **self.validate(self._validation), "lr": lr}
+            metrics["gradient_norm"] = float(self._totals[1]) / max(1, self._position)
+            self._history.append(metrics)
+            self._kept.offer(self.epoch, metrics, self._weights)
+        self._lr_schedule.epoch_over(metrics[self._metric])
+        self._random, self._position, self._totals = random_state(), 0, self._zeros()
+        waited = self.epoch - self._kept.epoch  # never grows where the last is kept
+        self._last = self.epoch == self._cfg.training.epochs or waited >= self._cfg.training.patience
         objective = self._kept.metrics[self._metric]
-        samples = number * len(self._train.target)
-        return Epoch(number, samples, metrics, self._worst if math.isnan(objective) else objective, self._last)
+        objective = self._worst if math.isnan(objective) else objective
+        return Epoch(self.epoch, self.samples, metrics, objective, self._last)
+
+    def _train_epoch(self) -> None:
+        """Train on the batches of this epoch that are left."""
+        self._network.train()
+        training, losses = self._cfg.training, list[Tensor]()
+        for batch in self._train.epoch(training, self._cfg.seed, self.epoch + 1, self._position):
+            loss, norm = self.update(batch)
+            losses.append(loss)
+            self._totals += torch.stack([loss, norm])
+            self._average.update()
+            self._lr_schedule.step_taken()
+            self._position += 1
+            if len(losses) >= LOOKED_AT or loss.device.type == "cpu":
+                self._look(losses)
+            self._context.step_over(self)
+        self._look(losses)
+
+    def _look(self, losses: list[Tensor]) -> None:
+        """Raise Diverged, naming the step, where one of the losses since the last look is not finite."""
+        finite = [math.isfinite(float(loss)) for loss in losses]
+        if not all(finite):
+            first = finite.index(False)
+            step = self._position - len(losses) + first + 1
+            where = f"made the loss {float(losses[first])} in step {step} of epoch {self.epoch + 1}"
+            remedy = "lower it, or training.gradient_clip"
+            raise Diverged("optimizer.lr", self._cfg.optimizer.get("lr"), where, remedy)
+        losses.clear()
+
+    def _mean_loss(self) -> float:
+        """Return the mean loss over the rows that this epoch trained on."""
+        return self._context.sum(float(self._totals[0])) / self._rows(self._position)
+
+    def _rows(self, batches: int) -> int:
+        """Return how many rows an epoch's first batches have."""
+        return min(batches * self._cfg.training.batch_size, self._train.rows)
+
+    @torch.no_grad()
+    def validate(self, part: Resident) -> dict[str, float]:
+        """Return the metrics over a whole part, each worker having computed its rows."""
+        predictor, context = self._predictor, self._context
+        network = predictor.network.eval()
+        with autocast(self._cfg.training, context):
+            outputs = torch.cat([network(*share.inputs).float() for share in part.shares()])
+        outputs = context.gather(outputs, part.rows)
+        loss = float(predictor.loss_sum(outputs, part.target)) / part.rows
+        answers, target = predictor.answer(outputs).cpu(), part.target.cpu()
+        return {"val_loss": loss, **validation_metrics(predictor.task, answers, target)}
+
+    @property
+    def epoch(self) -> int:
+        """Return how many epochs are over."""
+        return len(self._history)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Return (epochs that are over, steps of the next that are)."""
+        return self.epoch, self._position
+
+    @property
+    def samples(self) -> int:
+        """Return how many rows were trained on."""
+        return self.epoch * self._rows(self._steps_per_epoch) + self._rows(self._position)
+
+    @property
+    def steps_taken(self) -> int:
+        """Return how many batches were trained on."""
+        return self.epoch * self._steps_per_epoch + self._position
+
+    @property
+    def history(self) -> Sequence[dict[str, float]]:
+        """Return every epoch's metrics in order."""
+        return self._history
 
     def latency_ms(self) -> float:
         """Return the median milliseconds that the network takes for one row here."""
@@ -149,110 +190,94 @@ class Loop:
         with torch.no_grad():
             for _ in range(LATENCY_RUNS):
                 started = time.perf_counter()
-                network(self._train.features[:1], self._train.codes[:1]).cpu()
+                network(*(part[:1] for part in self._train.inputs)).cpu()
                 took.append((time.perf_counter() - started) * 1000)
         return statistics.median(took)
 
     def parameters(self) -> int:
         """Return how many weights are trained."""
-        return sum(weights.numel() for weights in self._network.parameters())
+        return sum(weights.numel() for weights in self.update.parameters)
 
     def outcome(self) -> Outcome:
-        """Return what is kept so far."""
-        return Outcome(self._kept.state, self._kept.metrics, self._kept.epoch, tuple(self._history))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the training as it stands between two epochs."""
+        """Return what is kept so far, whole on every worker."""
+        state = {name: self._context.whole(weights).cpu() for name, weights in self._kept.state.items()}
         kept = self._kept
-        return {
-            "network": self._predictor.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "lr_schedule": self._lr_schedule.state_dict(),
-            "random": self._random,
-            "history": self._history,
-            "kept": {"epoch": kept.epoch, "metrics": kept.metrics, "state": kept.state},
-            "last": self._last,
-        }
+        return Outcome(state, kept.metrics, kept.epoch, tuple(self._history), self.update.micro_batch)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned, with the optimizer settings of this loop's own config.
+    def state(self) -> LoopState:
+        """Return the training as it stands, between two epochs or two steps."""
+        tensors, groups = optimizer_state(self._optimizer)
+        streams = random_state() if self._inside else self._random
+        of_ranks = {name: self._context.stack(own) for name, own in {**streams, "totals": self._totals}.items()}
+        return LoopState(
+            {
+                **prefixed("network", self._predictor.state_dict()),
+                **prefixed("optimizer", tensors),
+                **prefixed("average", {str(i): weights for i, weights in enumerate(self._average.weights)}),
+                **prefixed("kept", self._kept.state),
+                **prefixed("ranks", of_ranks),
+            },
+            {
+                "world_size": self._context.world_size,
+                "position": self._position,
+                "optimizer": groups,
+                "lr_schedule": self._lr_schedule.state_dict(),
+                "scaler": self.update.scaler.state_dict(),
+                "averaged": self._average.updates,
+                "micro_batch": self.update.micro_batch,
+                "history": self._history,
+                "kept": {"epoch": self._kept.epoch, "metrics": self._kept.metrics},
+                "last": self._last,
+            },
+        )
+
+    def load_state(self, state: LoopState) -> None:
+        """Go on from what `state` returned, with the optimizer settings of this loop's own config.
 
         They are the same for a training taken up again; in population based training they were perturbed.
         """
-        self._predictor.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._lr_schedule.load_state_dict(state["lr_schedule"])
-        for i, group in enumerate(self._optimizer.param_groups):
-            then = self._lr_schedule.base_lrs[i]
+        plain, parts = state.plain, nested(state.tensors)
+        self._predictor.load_state_dict(parts["network"])
+        load_optimizer_state(self._optimizer, parts.get("optimizer", {}), plain["optimizer"])
+        with torch.no_grad():
+            for i, weights in enumerate(self._average.weights):
+                weights.copy_(parts["average"][str(i)])
+        self._average.updates = plain["averaged"]
+        self._lr_schedule.load_state_dict(plain["lr_schedule"])
+        self.update.scaler.load_state_dict(plain["scaler"])
+        self.update.micro_batch = plain["micro_batch"]
+        for group in self._optimizer.param_groups:
             group.update({key: value for key, value in self._cfg.optimizer.items() if key in group and key != "lr"})
-            self._lr_schedule.base_lrs[i] = group["initial_lr"] = self._cfg.optimizer.get("lr", then)
-            group["lr"] *= group["initial_lr"] / then if then else 1.0
-        self._random, self._history, self._last = state["random"], list(state["history"]), state["last"]
-        kept = state["kept"]
-        self._kept.epoch, self._kept.metrics, self._kept.state = kept["epoch"], kept["metrics"], kept["state"]
+        self._lr_schedule.rebase(self._cfg.optimizer.get("lr"))
+        self._take_streams(parts["ranks"], plain["world_size"])
+        self._position, self._history, self._last = plain["position"], list(plain["history"]), plain["last"]
+        self._kept.epoch, self._kept.metrics = plain["kept"]["epoch"], plain["kept"]["metrics"]
+        self._kept.state = parts.get("kept", {})
 
-    @property
-    def history(self) -> Sequence[dict[str, float]]:
-        """Return every epoch's metrics in order."""
-        return self._history
+    def _take_streams(self, ranks: Mapping[str, Tensor], world_size: int) -> None:
+        """Take this rank's random stream and sums; from another number of workers a fresh one, the first the sums."""
+        rank, totals = self._context.rank, ranks["totals"]
+        if world_size == self._context.world_size:
+            self._random = {name: own[rank].cpu().clone() for name, own in ranks.items() if name != "totals"}
+            self._totals = totals[rank].to(self._context.device)
+            return
+        torch.manual_seed((self._cfg.seed * 1_000_003 + rank) * 1_000_003 + self.epoch + 1)
+        self._random = random_state()
+        loss = float(totals[:, 0].sum()) if rank == 0 else 0.0
+        self._totals = torch.tensor([loss, float(totals[0, 1])], dtype=torch.float64, device=self._context.device)
 
+    def _weights(self) -> State:
+        """Return a copy of the predictor's weights: on the CPU, sharded ones where they are."""
+        own = {name: weights.detach() for name, weights in self._predictor.state_dict().items()}
+        return {name: weights.clone() if sharded(weights) else weights.cpu().clone() for name, weights in own.items()}
 
-def random_state() -> dict[str, Tensor]:
-    """Return the state of this process's random streams."""
-    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
-    return {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if on_gpu else {})}
-
-
-def set_random_state(state: Mapping[str, Tensor]) -> None:
-    """Go on from what `random_state` returned."""
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-
-
-def _resident(predictor: Predictor, part: Examples, context: Context) -> _Resident:
-    inputs, device = part.inputs, context.device
-    with torch.no_grad():
-        features = predictor.features(tensor(inputs.numbers).to(device), tensor(inputs.times).to(device))
-    codes, target = (tensor(array).to(device, copy=True) for array in (inputs.codes, part.target))
-    return _Resident(features, codes, target)  # its own memory: a person's network may write into what it is given
+    def _zeros(self) -> Tensor:
+        return torch.zeros(2, dtype=torch.float64, device=self._context.device)
 
 
-def _one_epoch(
-    cfg: TrainConfig,
-    predictor: Predictor,
-    network: torch.nn.Module,
-    optimizer: Optimizer,
-    train: _Resident,
-    epoch: int,
-    context: Context,
-) -> float:
-    """Run one epoch and return the mean loss over its rows."""
-    shuffling = torch.Generator().manual_seed(cfg.seed * 1_000_003 + epoch)
-    order = torch.randperm(len(train.target), generator=shuffling).to(context.device)
-    total = torch.zeros((), dtype=torch.float64, device=context.device)
-    network.train()
-    for batch in order.split(cfg.training.batch_size):
-        own = batch[context.rank :: context.world_size]
-        outputs = network(train.features[own], train.codes[own])
-        loss = predictor.loss_sum(outputs, train.target[own])
-        optimizer.zero_grad()
-        (loss * (context.world_size / len(batch))).backward()  # workers' gradients are averaged, not summed
-        if cfg.training.gradient_clip > 0:
-            torch.nn.utils.clip_grad_norm_(network.parameters(), cfg.training.gradient_clip)
-        optimizer.step()
-        total += loss.detach()
-    return context.sum(float(total)) / len(train.target)
-
-
-@torch.no_grad()
-def _validate(predictor: Predictor, validation: _Resident, context: Context) -> dict[str, float]:
-    """Return the metrics over the whole validation part, each worker having computed its rows."""
-    predictor.network.eval()
-    rows = slice(context.rank, None, context.world_size)
-    pairs = zip(validation.features[rows].split(8192), validation.codes[rows].split(8192), strict=True)
-    outputs = torch.cat([predictor.network(features, codes) for features, codes in pairs])
-    outputs = context.gather(outputs, len(validation.target))
-    loss = float(predictor.loss_sum(outputs, validation.target)) / len(validation.target)
-    answers, target = predictor.answer(outputs).cpu(), validation.target.cpu()
-    return {"val_loss": loss, **validation_metrics(predictor.task, answers, target)}
+def _set_process(cfg: TrainConfig) -> None:
+    """Set what PyTorch keeps for a whole process."""
+    torch.set_num_threads(cfg.training.num_threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs a fifth of the time
+    torch.set_float32_matmul_precision("high" if cfg.training.precision == "tf32" else "highest")

@@ -18,7 +18,7 @@ from jobs.models.export import export_onnx, verify_export
 from jobs.models.features import tensor
 from jobs.models.predictor import Predictor, build
 from jobs.training.examples import TrainingData
-from jobs.training.loop import Outcome
+from jobs.training.outcome import Outcome
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,27 @@
-"""The loop on the workers of Ray Train: start them, hand them the data, fetch what the first one leaves."""
+"""The loop on the workers of Ray Train: start them, hand them the data, take what the first one leaves."""
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
-from ray.train import Checkpoint, RunConfig, ScalingConfig, UserCallback
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
-from safetensors.torch import load_file, save_file
+from torch import distributed
 
-from conf.schema import TrainConfig
-from jobs.training.context import WorkerContext
+from conf.errors import BadInput
+from conf.schema import Scaling, TrainConfig
 from jobs.training.examples import TrainingData
-from jobs.training.loop import Outcome, fit
+from jobs.training.folder import RunFolder
+from jobs.training.loop import Diverged, Loop
+from jobs.training.outcome import Outcome
+from jobs.training.saver import Saver, Stopped
 from jobs.training.scaling import check_resources, per_worker
-
-_WEIGHTS, _OUTCOME = "weights.safetensors", "outcome.json"
+from jobs.training.update import OutOfMemory
+from jobs.training.worker import WorkerContext
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class _Task:
 
     cfg: TrainConfig
     data: ray.ObjectRef[TrainingData]
+    folder: RunFolder
 
 
 class _Trainer(TorchTrainer):
@@ -38,40 +41,82 @@ class _Trainer(TorchTrainer):
 
 
 def fit_on_workers(
-    cfg: TrainConfig, data: ray.ObjectRef[TrainingData], storage: Path, callbacks: Sequence[UserCallback] = ()
+    cfg: TrainConfig, data: ray.ObjectRef[TrainingData], path: Path, callbacks: Sequence[UserCallback] = ()
 ) -> Outcome:
-    """Run `fit` on scaling.num_workers processes of the connected Ray cluster and return the first one's outcome.
+    """Run the loop on scaling.num_workers processes of the connected Ray cluster and return the outcome.
 
-    Raises BadInput when the cluster can never hold the workers, and what a worker raised otherwise.
+    path: the run's folder, which all hosts see; a checkpoint there is gone on with. Raises BadInput when the cluster
+    can never hold the workers, Stopped when the run was asked to end, and what a worker raised otherwise.
     """
     check_resources(cfg.scaling, ray.cluster_resources())
+    folder = RunFolder(path)
+    folder.prepare()
     trainer = _Trainer(
         _worker,
-        train_loop_config={"task": _Task(cfg, data)},
+        train_loop_config={"task": _Task(cfg, data, folder)},
         scaling_config=ScalingConfig(
-            num_workers=cfg.scaling.num_workers,
+            num_workers=_workers(cfg.scaling),  # type: ignore[arg-type]  # an elastic pair is allowed, and not annotated
             use_gpu=cfg.scaling.gpus_per_worker > 0,
             resources_per_worker=per_worker(cfg.scaling),
         ),
-        run_config=RunConfig(storage_path=str(storage / "train"), callbacks=[*callbacks]),  # type: ignore[list-item]  # Ray annotates with the callbacks of Tune
+        run_config=RunConfig(
+            storage_path=str(path / "ray"),
+            callbacks=[*callbacks],  # type: ignore[list-item]  # Ray annotates with the callbacks of Tune
+            failure_config=FailureConfig(max_failures=cfg.scaling.max_failures),
+        ),
     )
-    checkpoint = trainer.fit().checkpoint
-    if checkpoint is None:
-        raise RuntimeError("Ray Train ended without the first worker's outcome")
-    with checkpoint.as_directory() as folder:
-        kept = json.loads((Path(folder) / _OUTCOME).read_text())
-        state = load_file(Path(folder) / _WEIGHTS)
-    return Outcome(state, kept["metrics"], kept["kept_epoch"], tuple(kept["history"]))
+    trainer.fit()
+    failure = folder.failure((Diverged, OutOfMemory))
+    if failure is not None:
+        raise failure
+    outcome = folder.outcome()
+    if outcome is None:
+        raise Stopped
+    return outcome
+
+
+def _workers(scaling: Scaling) -> int | tuple[int, int]:
+    if scaling.max_workers is None:
+        return scaling.num_workers
+    return scaling.min_workers or 1, scaling.max_workers
 
 
 def _worker(loop_config: dict[str, _Task]) -> None:
     task = loop_config["task"]
-    context = WorkerContext()
-    outcome = fit(task.cfg, ray.get(task.data), context)
-    with tempfile.TemporaryDirectory() as folder:
-        if context.rank == 0:
-            save_file(outcome.state, Path(folder) / _WEIGHTS)
-            kept = {"metrics": outcome.metrics, "kept_epoch": outcome.kept_epoch, "history": outcome.history}
-            (Path(folder) / _OUTCOME).write_text(json.dumps(kept))
-        report = context.latest.report() if context.latest else outcome.metrics
-        ray.train.report(report, checkpoint=Checkpoint(folder) if context.rank == 0 else None)
+    folder = task.folder
+    if folder.failure(()) is not None or folder.outcome() is not None:
+        return  # started anew after the end: there is nothing to do again
+    try:
+        _train(task)
+    except BadInput as error:
+        folder.write_failure(error)
+        raise
+    except Stopped:
+        return
+
+
+def _train(task: _Task) -> None:
+    folder, cfg = task.folder, task.cfg
+    fitted = folder.micro_batch()
+    if fitted is not None:
+        cfg = replace(cfg, training=replace(cfg.training, micro_batch=fitted))
+    rank = ray.train.get_context().get_world_rank()
+    saver = Saver(folder, cfg.training, rank, folder.stop.exists, _largest)
+    context = WorkerContext(cfg.scaling.strategy, saver, folder.write_micro_batch)
+    loop = Loop(cfg, ray.get(task.data), context)
+    saver.begin(loop, context.device, context.world_size)
+    for epoch in loop:
+        context.epoch_over(loop, epoch)
+    outcome = loop.outcome()
+    saver.end()
+    if context.rank == 0:
+        folder.write_outcome(outcome)
+    ray.train.report(context.latest.report() if context.latest else outcome.metrics)
+
+
+def _largest(numbers: list[float]) -> list[float]:
+    """Return the largest of all workers' numbers, one by one."""
+    told = torch.tensor(numbers, device="cuda" if distributed.get_backend() == "nccl" else "cpu")
+    if distributed.get_world_size() > 1:
+        distributed.all_reduce(told, distributed.ReduceOp.MAX)
+    return [float(number) for number in told]

@@ -26,7 +26,7 @@ from jobs.tuning.searcher import OVERRIDES
 from jobs.tuning.space import Space
 
 if TYPE_CHECKING:
-    from jobs.training.loop import Outcome
+    from jobs.training.outcome import Outcome
 
 FRESH = 1_000_003  # added to the seed: no replicate of the search had it
 
@@ -75,8 +75,8 @@ def _values(where: Execution, goals: Objectives, configs: list[TrainConfig]) -> 
 
         own = where.folder / f"{where.run_id}.confirm"
         try:
-            for cfg in configs:
-                yield _value(metric, lost, partial(fit_on_workers, cfg, where.data, own))
+            for i, cfg in enumerate(configs):
+                yield _value(metric, lost, partial(fit_on_workers, cfg, where.data, own / str(i)))
         finally:
             shutil.rmtree(own, ignore_errors=True)
         return

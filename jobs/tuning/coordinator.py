@@ -47,7 +47,7 @@ def coordinate(config: dict[str, Any], data: ray.ObjectRef[TrainingData], storag
     asked = Asked.from_dict(config)
     try:
         (cfg,) = asked.configs()
-        fit_on_workers(cfg, data, Path(storage), [TuneReportCallback()])
+        fit_on_workers(cfg, data, Path(storage) / f"{asked.number}.workers", [TuneReportCallback()])
     except Exception as error:
         cause = cause_of(error)
         nothing = {EPOCH: 0, SAMPLES: 0, OBJECTIVE: asked.worst, CURVE: [], LAST: True, "done": True}

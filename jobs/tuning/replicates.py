@@ -13,6 +13,7 @@ from jobs.training.epoch import Epoch
 from jobs.training.examples import TrainingData
 from jobs.training.loop import Loop
 from jobs.training.metrics import COSTS
+from jobs.training.state import LoopState
 
 
 class Replicates:
@@ -61,14 +62,15 @@ class Replicates:
             epoch and [epoch.number, epoch.samples, epoch.metrics, epoch.objective, epoch.last]
             for epoch in self._latest
         ]
-        loops = [loop.state_dict() for loop in self._loops]
+        states = [loop.state() for loop in self._loops]
+        loops = [{"tensors": state.tensors, "plain": state.plain} for state in states]
         torch.save({"loops": loops, "latest": latest, "history": self.history}, path)
 
     def load(self, path: Path) -> None:
         """Go on from what `save` wrote."""
         state = torch.load(path, weights_only=True)
         for loop, own in zip(self._loops, state["loops"], strict=True):
-            loop.load_state_dict(own)
+            loop.load_state(LoopState(**own))
         self._latest = [epoch and Epoch(*epoch) for epoch in state["latest"]]
         self.history = list(state["history"])
 

@@ -182,7 +182,7 @@ def test_runs_end_as_their_block_does(tmp_path) -> None:
             raise error
         assert tracking.client.get_run(run.id).info.status == status
     with tracking.run("m", "train", tracked()) as run:
-        run.log([{"loss": 2.0}, {"loss": 1.0}])
+        run.log([(1, 1.0, {"loss": 2.0}), (2, 2.0, {"loss": 1.0})])
     assert tracking.find("latest", "train", "m") == run.id
     assert [m.value for m in tracking.client.get_metric_history(run.id, "loss")] == [2.0, 1.0]
     with pytest.raises(BadInput, match="is no run here"):

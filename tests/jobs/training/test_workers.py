@@ -1,60 +1,143 @@
-"""The same curve for one process, for one worker of Ray Train and for two; runs repeat bitwise."""
+"""The same curve for one process and for any workers of Ray Train, also when some are lost on the way."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
+import torch
 
 from conf.errors import BadInput
 from conf.schema import Scaling
-from jobs.train import train
 from jobs.training.context import LocalContext
-from jobs.training.loop import fit
-from jobs.training.reproduce import compare, recorded_config
-from jobs.training.scaling import check_resources
+from jobs.training.folder import RunFolder
+from jobs.training.loop import Diverged, fit
+from jobs.training.saver import Stopped
+from jobs.training.scaling import check_batch, check_resources, check_strategy
 from jobs.training.workers import fit_on_workers
 
+CURVES = ("train_loss", "val_loss", "val_auc", "gradient_norm")
 
-def test_two_workers_give_the_curve_of_one_process(ray_session, small_data, small_config, tmp_path) -> None:
-    cfg = small_config(batch_size=50)  # 700 rows: the last batch is whole; 301 validation rows: uneven shards
-    cfg.model["dropout"] = 0.0  # the only thing that differs between workers
-    cfg.scaling = Scaling("ddp", num_workers=2, cpus_per_worker=0.5)
+
+@pytest.fixture
+def two_workers(ray_session, small_config) -> Callable[..., object]:
+    """Return a config of two workers of which each has some CPU, and that differs in nothing from one process."""
+
+    def make(strategy: str, **training: object):
+        cfg = small_config(**training)
+        cfg.model["dropout"] = 0.0  # the only thing that differs between workers
+        cfg.scaling = Scaling(strategy, num_workers=2, cpus_per_worker=0.5)
+        return cfg
+
+    return make
+
+
+def assert_same_curve(one, other, names=CURVES) -> None:
+    for name in names:
+        curves = ([metrics[name] for metrics in outcome.history] for outcome in (one, other))
+        np.testing.assert_allclose(*curves, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_workers_give_the_curve_of_one_process(two_workers, small_data, tmp_path, strategy) -> None:
+    # 700 rows: the last batch is whole; 301 validation rows: uneven shares; micro-batches of 7 leave a rest
+    cfg = two_workers(strategy, batch_size=50, micro_batch=7, average=0.9, epochs=4)
     data = small_data("binary")
     alone, together = fit(cfg, data, LocalContext()), fit_on_workers(cfg, ray.put(data), tmp_path / "with space")
     assert together.kept_epoch == alone.kept_epoch
-    for name in ("train_loss", "val_loss", "val_auc"):
-        curve, other = ([metrics[name] for metrics in outcome.history] for outcome in (alone, together))
-        np.testing.assert_allclose(other, curve, rtol=1e-4)
+    assert_same_curve(alone, together)
+    torch.testing.assert_close(together.state, alone.state, rtol=1e-3, atol=1e-4)
 
 
-def test_an_uneven_last_batch_counts_each_row_once(ray_session, small_data, small_config, tmp_path) -> None:
-    cfg = small_config(batch_size=233, epochs=2)  # 700 = 3 * 233 + 1: one worker has no row in the last batch
-    cfg.model["dropout"] = 0.0
-    cfg.scaling = Scaling("ddp", num_workers=2, cpus_per_worker=0.5)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_an_uneven_last_batch_counts_each_row_once(two_workers, small_data, tmp_path, strategy) -> None:
+    cfg = two_workers(strategy, batch_size=233, epochs=2)  # 700 = 3 * 233 + 1: one worker has no row in the last batch
     data = small_data("regression")
     alone, together = fit(cfg, data, LocalContext()), fit_on_workers(cfg, ray.put(data), tmp_path)
-    curves = [[metrics["train_loss"] for metrics in outcome.history] for outcome in (alone, together)]
-    np.testing.assert_allclose(*curves, rtol=1e-4)
+    assert_same_curve(alone, together, ("train_loss", "val_rmse"))
 
 
-def test_more_workers_than_the_cluster_can_hold_are_refused() -> None:
+def starts(folder: Path) -> list[dict[str, object]]:
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines if "started" in line]
+
+
+def once_begun(folder: Path, act: Callable[[], None]) -> threading.Thread:
+    """Act when the run in a folder has a checkpoint and an epoch behind it."""
+
+    def wait() -> None:
+        while RunFolder(folder).latest() is None or "metrics" not in (folder / "records.jsonl").read_text():
+            time.sleep(0.01)
+        act()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_stopped_workers_resume_bitwise_and_on_another_number(two_workers, small_data, tmp_path, strategy) -> None:
+    cfg, data = two_workers(strategy, batch_size=4, epochs=4, checkpoint_every_s=0.05), small_data("binary")
+    lying = ray.put(data)
+    unbroken = fit_on_workers(cfg, lying, tmp_path / "unbroken")
+    once_begun(tmp_path / "broken", RunFolder(tmp_path / "broken").stop.touch)
+    with pytest.raises(Stopped):
+        fit_on_workers(cfg, lying, tmp_path / "broken")
+    alone = replace(cfg, scaling=replace(cfg.scaling, strategy="ddp", num_workers=1))
+    shutil.copytree(tmp_path / "broken", tmp_path / "other")
+    again, on_one = fit_on_workers(cfg, lying, tmp_path / "broken"), fit_on_workers(alone, lying, tmp_path / "other")
+    assert again.weights_sha256 == unbroken.weights_sha256
+    assert again.history == unbroken.history
+    assert_same_curve(on_one, unbroken)
+    assert [start["workers"] for start in starts(tmp_path / "other")] == [2, 1]
+
+
+def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_unbroken_run(
+    two_workers, small_data, tmp_path
+) -> None:
+    cfg, data = two_workers("ddp", batch_size=4, epochs=4, checkpoint_every_s=0.05), ray.put(small_data("binary"))
+    unbroken, broken = fit_on_workers(cfg, data, tmp_path / "unbroken"), tmp_path / "broken"
+    killing = once_begun(broken, lambda: os.kill(int(str(starts(broken)[0]["pid"])), signal.SIGKILL))
+    outcome = fit_on_workers(cfg, data, broken)
+    killing.join(1)
+    assert len(starts(broken)) == 2
+    assert outcome.weights_sha256 == unbroken.weights_sha256
+
+
+def test_a_loss_that_is_not_finite_ends_all_workers_with_one_sentence(two_workers, small_data, tmp_path) -> None:
+    cfg = two_workers("ddp", gradient_clip=0.0)
+    cfg.optimizer = {"_target_": "torch.optim.SGD", "lr": 1e30}
+    with pytest.raises(Diverged, match=r"optimizer\.lr: 1e\+30 made the loss (nan|inf) in step \d+ of epoch 1"):
+        fit_on_workers(cfg, ray.put(small_data("regression")), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "scaling,said",
+    [
+        (Scaling("local", num_workers=2), "scaling.num_workers: 2 needs scaling.strategy=ddp or fsdp; say scaling=ddp"),
+        (Scaling("fsdp"), "scaling.strategy: 'fsdp' has one process to shard over"),
+        (Scaling("ddp", min_workers=2), "scaling.min_workers: 2 needs an upper end"),
+        (Scaling("ddp", min_workers=3, max_workers=2), "scaling.min_workers: 3 is more than scaling.max_workers=2"),
+    ],
+)
+def test_a_scaling_that_cannot_be_is_refused(scaling, said) -> None:
+    with pytest.raises(BadInput) as raised:
+        check_strategy(scaling)
+    assert said in str(raised.value)
+
+
+def test_more_workers_than_the_cluster_or_the_batch_can_hold_are_refused(small_config) -> None:
     with pytest.raises(BadInput, match=r"scaling.num_workers: 3 needs 3 CPU, the cluster has 2; ask for fewer"):
         check_resources(Scaling("ddp", num_workers=3), {"CPU": 2.0})
     with pytest.raises(BadInput, match="needs 1 GPU, the cluster has 0"):
         check_resources(Scaling("ddp", num_workers=1, gpus_per_worker=1), {"CPU": 2.0})
-
-
-def test_a_run_is_repeated_from_its_record(houses) -> None:
-    from cluster.tracking import connect
-
-    cfg = houses("training.epochs=2", "seed=5", "name=reproduced")
-    first = train(cfg)
-    tracking = connect(cfg.tracking, cfg.cluster)
-    again = train(recorded_config(houses(), tracking, first.run_id))
-    assert again.version is None
-    comparison = compare(tracking, first.run_id, again.run_id)
-    assert comparison.same
-    assert comparison.said() == ["reproduced: the weights are bitwise the same"]
-    other = train(houses("training.epochs=2", "seed=6", "register=false"))
-    assert not compare(tracking, first.run_id, other.run_id).same
-    tags = tracking.client.get_run(first.run_id).data.tags
-    assert {"data_hash", "split_hash", "code_hash", "lock_hash", "commit", "hardware", "seed"} <= set(tags)
+    with pytest.raises(BadInput, match=r"training.batch_size: 2 is smaller than the 3 workers"):
+        check_batch(small_config(batch_size=2).training, Scaling("ddp", num_workers=3))

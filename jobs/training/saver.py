@@ -1,0 +1,103 @@
+"""The watcher of a run: keeps its checkpoints, records its epochs, and ends it in order when asked to."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from conf.schema import Training
+from jobs.training.epoch import Epoch
+from jobs.training.folder import RunFolder
+from jobs.training.loop import Loop
+from jobs.training.meter import Meter
+
+AGREED_EVERY = 16  # steps between two questions to all workers; a process of its own asks itself at each
+_log = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """The run was asked to end; its state is saved."""
+
+
+class Saver:
+    """Watches one process's loop; of several workers each has one, and they do the same at the same step.
+
+    asked_to_stop: looked at between two steps. agree: returns, for numbers of each worker, the largest of all.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        training: Training,
+        rank: int,
+        asked_to_stop: Callable[[], bool],
+        agree: Callable[[list[float]], list[float]] | None = None,
+    ) -> None:
+        self._folder, self._training, self._rank = folder, training, rank
+        self._asked_to_stop, self._agree = asked_to_stop, agree
+        self._saved, self._steps = time.monotonic(), 0
+        self._checkpoints: Any = None
+        self._meter: Meter | None = None
+
+    def begin(self, loop: Loop, device: torch.device, world_size: int) -> None:
+        """Take up the latest whole checkpoint where there is one, and record the start."""
+        latest = self._folder.latest()
+        if latest is not None:
+            from jobs.training.checkpoint import read
+
+            loop.load_state(read(latest, loop.state(), loop.update.parameters))
+        if self._rank == 0:
+            epoch, step = loop.position
+            started = {"started": time.time(), "workers": world_size, "epoch": epoch, "step": step}
+            self._folder.record({**started, "pid": os.getpid()})
+        self._meter = Meter(device, self._training.num_threads)
+        self._meter.measure(loop.samples)
+
+    def step_over(self, loop: Loop) -> None:
+        """Save where it is time, and raise Stopped where the run is asked to end."""
+        self._steps += 1
+        if self._agree is not None and self._steps % AGREED_EVERY:
+            return
+        every = self._training.checkpoint_every_s
+        due = every > 0 and time.monotonic() - self._saved >= every
+        self._save_where(loop, due)
+
+    def epoch_over(self, loop: Loop, epoch: Epoch) -> None:
+        """Record the epoch, and save likewise."""
+        if self._rank == 0 and self._meter is not None:
+            metrics = {**epoch.metrics, **self._meter.measure(loop.samples)}
+            self._folder.record({"epoch": epoch.number, "objective": epoch.objective, "metrics": metrics})
+        due = not epoch.last and time.monotonic() - self._saved >= self._training.checkpoint_every_s
+        self._save_where(loop, due)
+
+    def end(self) -> None:
+        """Wait for what is being written."""
+        if self._checkpoints is not None:
+            self._wait()
+
+    def _save_where(self, loop: Loop, due: bool) -> None:
+        asked = [float(self._asked_to_stop()), float(due)]
+        stop, save = self._agree(asked) if self._agree is not None else asked
+        if not (stop or save):
+            return
+        from jobs.training.checkpoint import Checkpoints
+
+        if self._checkpoints is None:
+            self._checkpoints = Checkpoints(self._folder.checkpoints, self._rank)
+        self._wait()
+        self._checkpoints.save(loop.state(), loop.steps_taken)
+        self._saved = time.monotonic()
+        if stop:
+            self._checkpoints.wait()
+            raise Stopped
+
+    def _wait(self) -> None:
+        try:
+            self._checkpoints.wait()
+        except OSError as error:
+            _log.warning("a checkpoint could not be written (%s); training goes on without it", error.strerror)
