@@ -60,6 +60,10 @@ class Run:
         """Keep a text as an artifact."""
         self._client.log_text(self.id, text, path)
 
+    def file(self, path: Path) -> None:
+        """Keep a file as an artifact of its name."""
+        self._client.log_artifact(self.id, str(path))
+
     def config(self, cfg: Ground) -> None:
         """Keep the whole config as config.yaml, what was said as overrides.txt, and its values as params."""
         self.text(to_yaml(cfg), "config.yaml")

@@ -188,7 +188,9 @@ class TrainConfig(Ground):
     register: bool = True
     tuned: Optional[str] = None  # train the winner of this search (run id or "latest")
     reproduce: Optional[str] = None  # repeat this run (run id or "latest") and compare
-    resume: Optional[str] = None  # jobs.tune: go on with this search (run id or "latest")
+    resume: Optional[str] = None  # go on with this run or search (run id or "latest")
+    debug: bool = False  # a few batches in one process, every shape and gradient said, anomalies found
+    profiler: bool = False  # record some steps: a trace, and a table of where the time goes
     replay: Optional[str] = None  # jobs.tune: what the schedule said would have done to this search
     dataset: Dataset = field(default_factory=Dataset)
     split: Split = field(default_factory=Split)

@@ -42,7 +42,9 @@ def train(cfg: TrainConfig) -> Result:
     from cluster.progress import step
     from cluster.tracking import connect
     from jobs.data.load import default_name, load
+    from jobs.training.debug import debugged
     from jobs.training.examples import prepare
+    from jobs.training.profile import keep_profile
     from jobs.training.publish import Trained, publish
     from jobs.training.resume import check_same_data, resumed
     from jobs.training.run import run_folder, run_loop
@@ -50,6 +52,7 @@ def train(cfg: TrainConfig) -> Result:
 
     tracking = connect(cfg.tracking, cfg.cluster)
     cfg, begun = resumed(cfg, tracking) if cfg.resume else (with_winner(cfg, tracking), None)
+    cfg = debugged(cfg) if cfg.debug else cfg
     name = cfg.name or default_name(cfg.dataset)
     data = load(cfg.dataset, cfg.split)
     made_from = lineage(data.data_hash, data.split_hash, cfg.seed)
@@ -60,11 +63,16 @@ def train(cfg: TrainConfig) -> Result:
         training_data = prepare(data)
         outcome = run_loop(cfg, training_data, run, shown)
         run.tag({"weights_sha256": outcome.weights_sha256, "kept_epoch": outcome.kept_epoch})
+        if outcome.micro_batch is not None:
+            run.tag({"micro_batch": outcome.micro_batch})
         trained = Trained(cfg, name, data, training_data, outcome, made_from)
         version = publish(trained, tracking, run) if cfg.register else None
         result = Result(run.id, version, outcome.metrics)
-        run_folder(cfg, run.id).remove()
+        folder = run_folder(cfg, run.id)
+        said = keep_profile(folder, run) if cfg.profiler else ""
+        folder.remove()
         shown.done(str(result))
+    print(said, end="")
     return result
 
 

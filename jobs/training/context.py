@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +19,9 @@ Report = Callable[[Epoch], None]
 
 class Watcher(Protocol):
     """Whoever looks on while a run trains: it keeps checkpoints, records epochs, and may end the run."""
+
+    def begin(self, loop: Loop) -> None:
+        """Hear that the loop is about to start."""
 
     def step_over(self, loop: Loop) -> None:
         """Hear that one more batch was trained on."""
@@ -55,6 +58,9 @@ class Context(Protocol):
     def halved(self, micro_batch: int) -> None:
         """Hear that memory ran out, and that so many rows will be taken at once."""
 
+    def begin(self, loop: Loop) -> None:
+        """Hear that the loop is about to start."""
+
     def step_over(self, loop: Loop) -> None:
         """Hear that one more batch was trained on."""
 
@@ -63,13 +69,13 @@ class Context(Protocol):
 
 
 class LocalContext:
-    """In this process; `on_epoch` hears the reports, `watcher` each step too."""
+    """In this process; `on_epoch` hears the reports, the watchers each step too."""
 
     rank, world_size = 0, 1
 
-    def __init__(self, on_epoch: Report | None = None, watcher: Watcher | None = None) -> None:
+    def __init__(self, on_epoch: Report | None = None, watchers: Sequence[Watcher] = ()) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._on_epoch, self._watcher = on_epoch, watcher
+        self._on_epoch, self._watchers = on_epoch, watchers
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """Return the module itself."""
@@ -98,14 +104,19 @@ class LocalContext:
     def halved(self, micro_batch: int) -> None:
         """Do nothing: the loop goes on with less."""
 
+    def begin(self, loop: Loop) -> None:
+        """Tell the watchers."""
+        for watcher in self._watchers:
+            watcher.begin(loop)
+
     def step_over(self, loop: Loop) -> None:
-        """Tell the watcher."""
-        if self._watcher is not None:
-            self._watcher.step_over(loop)
+        """Tell the watchers."""
+        for watcher in self._watchers:
+            watcher.step_over(loop)
 
     def epoch_over(self, loop: Loop, epoch: Epoch) -> None:
-        """Tell the watcher and the listener."""
-        if self._watcher is not None:
-            self._watcher.epoch_over(loop, epoch)
+        """Tell the watchers and the listener."""
+        for watcher in self._watchers:
+            watcher.epoch_over(loop, epoch)
         if self._on_epoch is not None:
             self._on_epoch(epoch)

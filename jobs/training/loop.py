@@ -48,6 +48,7 @@ class Diverged(BadInput):
 def fit(cfg: TrainConfig, data: TrainingData, context: Context) -> Outcome:
     """Train one model, telling the context of each epoch; see `Loop`."""
     loop = Loop(cfg, data, context)
+    context.begin(loop)
     for epoch in loop:
         context.epoch_over(loop, epoch)
     return loop.outcome()
@@ -62,7 +63,7 @@ class Loop:
     """
 
     def __init__(self, cfg: TrainConfig, data: TrainingData, context: Context) -> None:
-        self._cfg, self._context = cfg, context
+        self._cfg, self.context = cfg, context
         self._metric, direction = selection_metric(data.schema.task, cfg.training.metric)
         self._worst = worst(direction)
         _set_process(cfg)
@@ -72,10 +73,10 @@ class Loop:
         self._random = random_state()
         self._predictor = predictor
         self._train, self._validation = (Resident(predictor, part, context) for part in (data.train, data.validation))
-        self._network = context.wrap(prepared(predictor.network, cfg.training))
-        self._optimizer = make("optimizer", cfg.optimizer, Optimizer, params=self._network.parameters())
+        self.network = context.wrap(prepared(predictor.network, cfg.training))
+        self._optimizer = make("optimizer", cfg.optimizer, Optimizer, params=self.network.parameters())
         loss = TrainingLoss(cfg.training, predictor, self._train.target)
-        self.update = Update(cfg.training, self._network, self._optimizer, loss, context)
+        self.update = Update(cfg.training, self.network, self._optimizer, loss, context)
         self._average = Average(self.update.parameters, cfg.training.average)
         self._steps_per_epoch = steps(cfg.training, self._train.rows)
         self._lr_schedule = LrSchedule(cfg.lr_schedule, self._optimizer, self._steps_per_epoch, direction)
@@ -114,7 +115,7 @@ class Loop:
 
     def _train_epoch(self) -> None:
         """Train on the batches of this epoch that are left."""
-        self._network.train()
+        self.network.train()
         training, losses = self._cfg.training, list[Tensor]()
         for batch in self._train.epoch(training, self._cfg.seed, self.epoch + 1, self._position):
             loss, norm = self.update(batch)
@@ -125,7 +126,7 @@ class Loop:
             self._position += 1
             if len(losses) >= LOOKED_AT or loss.device.type == "cpu":
                 self._look(losses)
-            self._context.step_over(self)
+            self.context.step_over(self)
         self._look(losses)
 
     def _look(self, losses: list[Tensor]) -> None:
@@ -141,7 +142,7 @@ class Loop:
 
     def _mean_loss(self) -> float:
         """Return the mean loss over the rows that this epoch trained on."""
-        return self._context.sum(float(self._totals[0])) / self._rows(self._position)
+        return self.context.sum(float(self._totals[0])) / self._rows(self._position)
 
     def _rows(self, batches: int) -> int:
         """Return how many rows an epoch's first batches have."""
@@ -150,7 +151,7 @@ class Loop:
     @torch.no_grad()
     def validate(self, part: Resident) -> dict[str, float]:
         """Return the metrics over a whole part, each worker having computed its rows."""
-        predictor, context = self._predictor, self._context
+        predictor, context = self._predictor, self.context
         network = predictor.network.eval()
         with autocast(self._cfg.training, context):
             outputs = torch.cat([network(*share.inputs).float() for share in part.shares()])
@@ -200,7 +201,7 @@ class Loop:
 
     def outcome(self) -> Outcome:
         """Return what is kept so far, whole on every worker."""
-        state = {name: self._context.whole(weights).cpu() for name, weights in self._kept.state.items()}
+        state = {name: self.context.whole(weights).cpu() for name, weights in self._kept.state.items()}
         kept = self._kept
         return Outcome(state, kept.metrics, kept.epoch, tuple(self._history), self.update.micro_batch)
 
@@ -208,7 +209,7 @@ class Loop:
         """Return the training as it stands, between two epochs or two steps."""
         tensors, groups = optimizer_state(self._optimizer)
         streams = random_state() if self._inside else self._random
-        of_ranks = {name: self._context.stack(own) for name, own in {**streams, "totals": self._totals}.items()}
+        of_ranks = {name: self.context.stack(own) for name, own in {**streams, "totals": self._totals}.items()}
         return LoopState(
             {
                 **prefixed("network", self._predictor.state_dict()),
@@ -218,7 +219,7 @@ class Loop:
                 **prefixed("ranks", of_ranks),
             },
             {
-                "world_size": self._context.world_size,
+                "world_size": self.context.world_size,
                 "position": self._position,
                 "optimizer": groups,
                 "lr_schedule": self._lr_schedule.state_dict(),
@@ -256,15 +257,15 @@ class Loop:
 
     def _take_streams(self, ranks: Mapping[str, Tensor], world_size: int) -> None:
         """Take this rank's random stream and sums; from another number of workers a fresh one, the first the sums."""
-        rank, totals = self._context.rank, ranks["totals"]
-        if world_size == self._context.world_size:
+        rank, totals = self.context.rank, ranks["totals"]
+        if world_size == self.context.world_size:
             self._random = {name: own[rank].cpu().clone() for name, own in ranks.items() if name != "totals"}
-            self._totals = totals[rank].to(self._context.device)
+            self._totals = totals[rank].to(self.context.device)
             return
         torch.manual_seed((self._cfg.seed * 1_000_003 + rank) * 1_000_003 + self.epoch + 1)
         self._random = random_state()
         loss = float(totals[:, 0].sum()) if rank == 0 else 0.0
-        self._totals = torch.tensor([loss, float(totals[0, 1])], dtype=torch.float64, device=self._context.device)
+        self._totals = torch.tensor([loss, float(totals[0, 1])], dtype=torch.float64, device=self.context.device)
 
     def _weights(self) -> State:
         """Return a copy of the predictor's weights: on the CPU, sharded ones where they are."""
@@ -272,7 +273,7 @@ class Loop:
         return {name: weights.clone() if sharded(weights) else weights.cpu().clone() for name, weights in own.items()}
 
     def _zeros(self) -> Tensor:
-        return torch.zeros(2, dtype=torch.float64, device=self._context.device)
+        return torch.zeros(2, dtype=torch.float64, device=self.context.device)
 
 
 def _set_process(cfg: TrainConfig) -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import threading
 
+import torch
+
 from cluster import session
 from cluster.interrupt import interrupts
 from cluster.progress import Step
 from cluster.storage import storage_path
 from cluster.tracking import Run
 from conf.schema import TrainConfig
-from jobs.training.context import LocalContext
+from jobs.training.context import LocalContext, Watcher
+from jobs.training.debug import Aloud
 from jobs.training.examples import TrainingData
 from jobs.training.folder import RunFolder
-from jobs.training.loop import Loop
+from jobs.training.loop import fit
 from jobs.training.metrics import selection_metric
 from jobs.training.outcome import Outcome
+from jobs.training.profile import Profiler
 from jobs.training.recorder import Recorder
 from jobs.training.saver import Saver, Stopped
 from jobs.training.scaling import check_batch, check_strategy, on_workers
@@ -59,13 +63,11 @@ def run_loop(cfg: TrainConfig, data: TrainingData, run: Run, shown: Step) -> Out
 
 def _here(cfg: TrainConfig, data: TrainingData, folder: RunFolder, asked: threading.Event) -> Outcome:
     saver = Saver(folder, cfg.training, 0, asked.is_set)
-    context = LocalContext(watcher=saver)
-    loop = Loop(cfg, data, context)
-    saver.begin(loop, context.device, context.world_size)
-    for epoch in loop:
-        context.epoch_over(loop, epoch)
+    watchers: list[Watcher] = [saver, *([Aloud()] if cfg.debug else []), *([Profiler(folder)] if cfg.profiler else [])]
+    with torch.autograd.set_detect_anomaly(cfg.debug):
+        outcome = fit(cfg, data, LocalContext(watchers=watchers))
     saver.end()
-    return loop.outcome()
+    return outcome
 
 
 def _on_workers(cfg: TrainConfig, data: TrainingData, folder: RunFolder, shown: Step) -> Outcome:

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from conf.schema import Training
 from jobs.training.epoch import Epoch
 from jobs.training.folder import RunFolder
+from jobs.training.layers import gradient_norms
 from jobs.training.loop import Loop
 from jobs.training.meter import Meter
 
+GRADIENT = "gradient_norm/"  # of an epoch's metrics: of each layer, in the first step, after clipping
 AGREED_EVERY = 16  # steps between two questions to all workers; a process of its own asks itself at each
 _log = logging.getLogger(__name__)
 
@@ -43,8 +43,9 @@ class Saver:
         self._saved, self._steps = time.monotonic(), 0
         self._checkpoints: Any = None
         self._meter: Meter | None = None
+        self._norms: dict[str, float] = {}
 
-    def begin(self, loop: Loop, device: torch.device, world_size: int) -> None:
+    def begin(self, loop: Loop) -> None:
         """Take up the latest whole checkpoint where there is one, and record the start."""
         latest = self._folder.latest()
         if latest is not None:
@@ -53,14 +54,16 @@ class Saver:
             loop.load_state(read(latest, loop.state(), loop.update.parameters))
         if self._rank == 0:
             epoch, step = loop.position
-            started = {"started": time.time(), "workers": world_size, "epoch": epoch, "step": step}
+            started = {"started": time.time(), "workers": loop.context.world_size, "epoch": epoch, "step": step}
             self._folder.record({**started, "pid": os.getpid()})
-        self._meter = Meter(device, self._training.num_threads)
+        self._meter = Meter(loop.context.device, self._training.num_threads)
         self._meter.measure(loop.samples)
 
     def step_over(self, loop: Loop) -> None:
         """Save where it is time, and raise Stopped where the run is asked to end."""
         self._steps += 1
+        if loop.position[1] == 1:
+            self._norms = gradient_norms(loop.network, loop.context.whole)
         if self._agree is not None and self._steps % AGREED_EVERY:
             return
         every = self._training.checkpoint_every_s
@@ -70,7 +73,8 @@ class Saver:
     def epoch_over(self, loop: Loop, epoch: Epoch) -> None:
         """Record the epoch, and save likewise."""
         if self._rank == 0 and self._meter is not None:
-            metrics = {**epoch.metrics, **self._meter.measure(loop.samples)}
+            norms = {f"{GRADIENT}{name}": norm for name, norm in self._norms.items()}
+            metrics = {**epoch.metrics, **self._meter.measure(loop.samples), **norms}
             self._folder.record({"epoch": epoch.number, "objective": epoch.objective, "metrics": metrics})
         due = not epoch.last and time.monotonic() - self._saved >= self._training.checkpoint_every_s
         self._save_where(loop, due)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class WorkerContext:
     """One process of Ray Train; every worker sees every row's metrics and so decides alike."""
 
-    def __init__(self, strategy: str, watcher: Watcher, halved: Callable[[int], None]) -> None:
+    def __init__(self, strategy: str, watchers: Sequence[Watcher], halved: Callable[[int], None]) -> None:
         from ray import train
         from ray.train.torch import get_device
 
@@ -29,7 +29,7 @@ class WorkerContext:
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device: torch.device = get_device()
         self.latest: Epoch | None = None
-        self._strategy, self._watcher, self._on_halved = strategy, watcher, halved
+        self._strategy, self._watchers, self._on_halved = strategy, watchers, halved
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """Return the network in DistributedDataParallel, or itself with its blocks sharded over the workers."""
@@ -89,15 +89,22 @@ class WorkerContext:
         if self.world_size > 1:
             raise RuntimeError(f"out of memory; all workers start again, with {micro_batch} rows at once")
 
+    def begin(self, loop: Loop) -> None:
+        """Tell the watchers."""
+        for watcher in self._watchers:
+            watcher.begin(loop)
+
     def step_over(self, loop: Loop) -> None:
-        """Tell the watcher."""
-        self._watcher.step_over(loop)
+        """Tell the watchers."""
+        for watcher in self._watchers:
+            watcher.step_over(loop)
 
     def epoch_over(self, loop: Loop, epoch: Epoch) -> None:
-        """Tell the watcher, and Ray Train (all workers have the same numbers); the last goes with the outcome."""
+        """Tell the watchers, and Ray Train (all workers have the same numbers); the last goes with the outcome."""
         from ray import train
 
-        self._watcher.epoch_over(loop, epoch)
+        for watcher in self._watchers:
+            watcher.epoch_over(loop, epoch)
         self.latest = epoch
         if not epoch.last:
             train.report(epoch.report())

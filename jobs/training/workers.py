@@ -16,8 +16,9 @@ from conf.errors import BadInput
 from conf.schema import Scaling, TrainConfig
 from jobs.training.examples import TrainingData
 from jobs.training.folder import RunFolder
-from jobs.training.loop import Diverged, Loop
+from jobs.training.loop import Diverged, fit
 from jobs.training.outcome import Outcome
+from jobs.training.profile import Profiler
 from jobs.training.saver import Saver, Stopped
 from jobs.training.scaling import check_resources, per_worker
 from jobs.training.update import OutOfMemory
@@ -102,14 +103,11 @@ def _train(task: _Task) -> None:
         cfg = replace(cfg, training=replace(cfg.training, micro_batch=fitted))
     rank = ray.train.get_context().get_world_rank()
     saver = Saver(folder, cfg.training, rank, folder.stop.exists, _largest)
-    context = WorkerContext(cfg.scaling.strategy, saver, folder.write_micro_batch)
-    loop = Loop(cfg, ray.get(task.data), context)
-    saver.begin(loop, context.device, context.world_size)
-    for epoch in loop:
-        context.epoch_over(loop, epoch)
-    outcome = loop.outcome()
+    profilers = [Profiler(folder)] if cfg.profiler and rank == 0 else []
+    context = WorkerContext(cfg.scaling.strategy, [saver, *profilers], folder.write_micro_batch)
+    outcome = fit(cfg, ray.get(task.data), context)
     saver.end()
-    if context.rank == 0:
+    if rank == 0:
         folder.write_outcome(outcome)
     ray.train.report(context.latest.report() if context.latest else outcome.metrics)
 

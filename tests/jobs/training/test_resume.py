@@ -9,7 +9,7 @@ import pytest
 from conf.errors import BadInput
 from jobs.training.context import LocalContext
 from jobs.training.folder import PREFIX, RunFolder
-from jobs.training.loop import Loop, fit
+from jobs.training.loop import fit
 from jobs.training.saver import Saver, Stopped
 
 STEPS = 11  # of an epoch: 700 rows in batches of 64
@@ -28,17 +28,12 @@ class After:
 
 def run(cfg, data, folder: RunFolder, asked: Callable[[], bool] = lambda: False):
     saver = Saver(folder, cfg.training, 0, asked)
-    context = LocalContext(watcher=saver)
-    loop = Loop(cfg, data, context)
-    saver.begin(loop, context.device, 1)
     try:
-        for epoch in loop:
-            context.epoch_over(loop, epoch)
+        return fit(cfg, data, LocalContext(watchers=[saver]))
     except Stopped:
         return None
     finally:
         saver.end()
-    return loop.outcome()
 
 
 @pytest.mark.parametrize("steps", [1, STEPS - 1, STEPS, STEPS + 1, 3 * STEPS + 5])
