@@ -7,7 +7,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -47,6 +47,11 @@ class Run:
         ]
         for start in range(0, len(metrics), _METRICS):
             self._client.log_batch(self.id, metrics=metrics[start : start + _METRICS])
+
+    def last_step(self, metric: str) -> int:
+        """Return the last step that a metric was logged for, 0 where it was for none."""
+        steps = [logged.step for logged in self._client.get_metric_history(self.id, metric)]
+        return max(steps, default=0)
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """Log metrics that belong to no step."""
@@ -107,11 +112,9 @@ class Tracking:
         """End a run that was started or reopened FINISHED, FAILED or KILLED as the block does."""
         try:
             yield
-        except KeyboardInterrupt:
-            run.finish("KILLED")
-            raise
-        except BaseException:
-            run.finish("FAILED")
+        except BaseException as error:
+            with suppress(MlflowException):  # what went wrong says more than that it cannot be recorded
+                run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         run.finish("FINISHED")
 

@@ -46,17 +46,32 @@ class Checkpoints:
         """
         self.wait()
         half = self._folder / f"{PREFIX}{step:09d}{HALF}"
-        if self._rank == 0:
-            shutil.rmtree(half, ignore_errors=True)
-            half.mkdir(parents=True)
-            (half / PLAIN).write_text(json.dumps(state.plain))
         if distributed.is_initialized() and self._group is None:
             self._group = distributed.new_group(backend="gloo")  # its messages never meet the gradients'
-        if self._group is not None:
-            distributed.barrier(self._group)  # the folder is there
+        if not self._prepare(half, state.plain):
+            return
         alone = self._group is None
         written = async_save(dict(state.tensors), checkpoint_id=half, process_group=self._group, no_dist=alone)
         self._writing = (written.upload_completion if isinstance(written, AsyncSaveResponse) else written, half)
+
+    def _prepare(self, half: Path, plain: dict[str, Any]) -> bool:
+        """Let the first worker make the folder; return whether there is anything to save, to all of them."""
+        error, there = None, False
+        if self._rank == 0:
+            try:
+                there = half.with_suffix("").exists()
+                shutil.rmtree(half, ignore_errors=True)
+                half.mkdir(parents=True)
+                (half / PLAIN).write_text(json.dumps(plain))
+            except OSError as full:
+                error = full
+        told = torch.tensor([there, error is not None], dtype=torch.uint8)
+        if self._group is not None:
+            distributed.broadcast(told, 0, self._group)
+        there, failed = (bool(value) for value in told)
+        if failed:
+            raise error or OSError(None, "the first worker could not write")
+        return not there
 
     def wait(self) -> None:
         """Wait until what is being written is there; raises OSError where it cannot be."""

@@ -40,21 +40,28 @@ class Recorder:
         """Follow while the block runs, and to the end of the records."""
         over = threading.Event()
         thread = threading.Thread(target=self._follow, args=(over,), name="recorder", daemon=True)
-        self._skip()
+        self._catch_up()
         thread.start()
+        well = False
         try:
             yield
+            well = True
         finally:
             over.set()
             thread.join()
             self._take()
-            self._send(last=True)
+            self._send(last=well)  # after an error that one is raised, not that it could not be logged
 
-    def _skip(self) -> None:
-        """Pass over what an earlier command has logged."""
-        for record in self._new():
+    def _catch_up(self) -> None:
+        """Pass over what an earlier command has logged, and take what it had no time to log."""
+        before = self._new()
+        logged = self._run.last_step(self._metric) if before else 0
+        for record in before:
             self._starts += "started" in record
-            self._epoch = max(self._epoch, record["epoch"] if "metrics" in record else 0)
+            if "metrics" in record and record["epoch"] > max(logged, self._epoch):
+                self._unsent.append((record["epoch"], time.time(), record["metrics"]))
+                self._epoch = record["epoch"]
+        self._epoch = max(self._epoch, logged)
 
     def _follow(self, over: threading.Event) -> None:
         while not over.wait(LOOK_S):

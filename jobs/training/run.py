@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import torch
 
@@ -11,6 +12,7 @@ from cluster.interrupt import interrupts
 from cluster.progress import Step
 from cluster.storage import storage_path
 from cluster.tracking import Run
+from conf.errors import BadInput
 from conf.schema import TrainConfig
 from jobs.training.context import LocalContext, Watcher
 from jobs.training.debug import Aloud
@@ -49,13 +51,18 @@ def run_loop(cfg: TrainConfig, data: TrainingData, run: Run, shown: Step) -> Out
 
     recorder = Recorder(folder, run, shown, cfg.training, metric)
     try:
-        with recorder.following(), interrupts(stop):
+        with recorder.following():
             if on_workers(cfg.scaling):
-                outcome = _on_workers(cfg, data, folder, shown)
+                shown.update(f"{cfg.scaling.num_workers} workers of Ray Train")
+                outcome = _on_workers(cfg, data, folder, stop)
             else:
-                outcome = _here(cfg, data, folder, asked)
+                with interrupts(stop):
+                    outcome = _here(cfg, data, folder, asked)
     except Stopped:
         asked.set()
+    except OSError as full:
+        remedy = f"make room, then: python -m jobs.train resume={run.id}"
+        raise BadInput("cluster.storage", str(folder.path), f"cannot be written ({full.strerror})", remedy) from full
     if asked.is_set():
         raise KeyboardInterrupt(f"interrupted; go on with: python -m jobs.train resume={run.id}")
     return outcome
@@ -70,11 +77,10 @@ def _here(cfg: TrainConfig, data: TrainingData, folder: RunFolder, asked: thread
     return outcome
 
 
-def _on_workers(cfg: TrainConfig, data: TrainingData, folder: RunFolder, shown: Step) -> Outcome:
+def _on_workers(cfg: TrainConfig, data: TrainingData, folder: RunFolder, stop: Callable[[], None]) -> Outcome:
     import ray
 
     from jobs.training.workers import fit_on_workers
 
-    shown.update(f"{cfg.scaling.num_workers} workers of Ray Train")
-    with session.connect(cfg.cluster):
+    with session.connect(cfg.cluster), interrupts(stop):  # in this order: Ray takes the signals when it starts
         return fit_on_workers(cfg, ray.put(data), folder.path)

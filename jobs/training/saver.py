@@ -82,7 +82,10 @@ class Saver:
     def end(self) -> None:
         """Wait for what is being written."""
         if self._checkpoints is not None:
-            self._wait()
+            try:
+                self._checkpoints.wait()
+            except OSError as error:
+                self._without(error)
 
     def _save_where(self, loop: Loop, due: bool) -> None:
         asked = [float(self._asked_to_stop()), float(due)]
@@ -93,15 +96,19 @@ class Saver:
 
         if self._checkpoints is None:
             self._checkpoints = Checkpoints(self._folder.checkpoints, self._rank)
-        self._wait()
-        self._checkpoints.save(loop.state(), loop.steps_taken)
-        self._saved = time.monotonic()
+        try:
+            self._checkpoints.save(loop.state(), loop.steps_taken)
+            self._saved = time.monotonic()
+            if stop:
+                self._checkpoints.wait()
+        except OSError as error:
+            if stop:
+                raise
+            self._without(error)
         if stop:
-            self._checkpoints.wait()
             raise Stopped
 
-    def _wait(self) -> None:
-        try:
-            self._checkpoints.wait()
-        except OSError as error:
+    def _without(self, error: OSError) -> None:
+        self._saved = time.monotonic()
+        if self._rank == 0:
             _log.warning("a checkpoint could not be written (%s); training goes on without it", error.strerror)

@@ -66,7 +66,13 @@ def fit_on_workers(
             failure_config=FailureConfig(max_failures=cfg.scaling.max_failures),
         ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    except Exception as error:
+        cause = cause_of(error)
+        if isinstance(cause, BadInput | OSError):
+            raise cause from error
+        raise
     failure = folder.failure((Diverged, OutOfMemory))
     if failure is not None:
         raise failure
@@ -74,6 +80,18 @@ def fit_on_workers(
     if outcome is None:
         raise Stopped
     return outcome
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return what a worker raised, from the errors that Ray Train wraps it in."""
+    while True:
+        failures = getattr(error, "worker_failures", None) or {}
+        inner = (
+            next(iter(failures.values()), None) or getattr(error, "_base_exc", None) or getattr(error, "cause", None)
+        )
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner
 
 
 def _workers(scaling: Scaling) -> int | tuple[int, int]:

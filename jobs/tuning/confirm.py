@@ -18,7 +18,6 @@ from conf.schema import TrainConfig
 from jobs.training.examples import TrainingData
 from jobs.training.metrics import worst
 from jobs.training.scaling import on_workers
-from jobs.tuning.coordinator import cause_of
 from jobs.tuning.execution import Execution
 from jobs.tuning.journal import JournaledStudy
 from jobs.tuning.objectives import Objectives
@@ -49,6 +48,7 @@ class Confirmed:
 def _value(metric: str, lost: float, fit: Callable[[], Outcome]) -> float:
     """Return the metric of a training; lost, the worst value, where it has none."""
     from jobs.training.loop import Diverged
+    from jobs.training.workers import cause_of
 
     try:
         value = fit().metrics[metric]

@@ -42,7 +42,7 @@ def coordinate(config: dict[str, Any], data: ray.ObjectRef[TrainingData], storag
     from ray.tune.integration.ray_train import TuneReportCallback
 
     from jobs.training.loop import Diverged
-    from jobs.training.workers import fit_on_workers
+    from jobs.training.workers import cause_of, fit_on_workers
 
     asked = Asked.from_dict(config)
     try:
@@ -53,15 +53,3 @@ def coordinate(config: dict[str, Any], data: ray.ObjectRef[TrainingData], storag
         nothing = {EPOCH: 0, SAMPLES: 0, OBJECTIVE: asked.worst, CURVE: [], LAST: True, "done": True}
         diverged = isinstance(cause, Diverged)  # it has finished, with the worst value
         tune.report({**nothing, DIVERGED: str(cause)} if diverged else asked.failed(said_of(cause)))
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """Return what a worker raised, from the errors that Ray Train wraps it in."""
-    while True:
-        failures = getattr(error, "worker_failures", None) or {}
-        inner = (
-            next(iter(failures.values()), None) or getattr(error, "_base_exc", None) or getattr(error, "cause", None)
-        )
-        if not isinstance(inner, BaseException):
-            return error
-        error = inner
