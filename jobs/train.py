@@ -28,6 +28,7 @@ class Result:
     run_id: str
     version: Version | None
     metrics: dict[str, float]
+    notes: str  # what the curves say, and where the time went if that was asked
 
     def __str__(self) -> str:
         """Say it in a line."""
@@ -44,6 +45,7 @@ def train(cfg: TrainConfig) -> Result:
     from jobs.data.load import default_name, load
     from jobs.training.debug import debugged
     from jobs.training.examples import prepare
+    from jobs.training.findings import findings
     from jobs.training.profile import keep_profile
     from jobs.training.publish import Trained, publish
     from jobs.training.resume import check_same_data, resumed
@@ -62,17 +64,14 @@ def train(cfg: TrainConfig) -> Result:
         run.tag(made_from)
         training_data = prepare(data)
         outcome = run_loop(cfg, training_data, run, shown)
-        run.tag({"weights_sha256": outcome.weights_sha256, "kept_epoch": outcome.kept_epoch})
-        if outcome.micro_batch is not None:
-            run.tag({"micro_batch": outcome.micro_batch})
-        trained = Trained(cfg, name, data, training_data, outcome, made_from)
+        folder, trained = run_folder(cfg, run.id), Trained(cfg, name, data, training_data, outcome, made_from)
+        diagnosis = findings(trained, folder)
+        run.tag({**outcome.tags(), **diagnosis.tags()})
         version = publish(trained, tracking, run) if cfg.register else None
-        result = Result(run.id, version, outcome.metrics)
-        folder = run_folder(cfg, run.id)
-        said = keep_profile(folder, run) if cfg.profiler else ""
+        profile = keep_profile(folder, run) if cfg.profiler else ""
+        result = Result(run.id, version, outcome.metrics, f"{profile}{diagnosis}")
         folder.remove()
         shown.done(str(result))
-    print(said, end="")
     return result
 
 
@@ -96,7 +95,9 @@ def main(cfg: TrainConfig) -> None:
         from jobs.data.load import load
 
         say(load(cfg.dataset, cfg.split).said)
-        print(train(cfg))
+        result = train(cfg)
+        print(result.notes)
+        print(result)
     elif not reproduce(cfg):
         sys.exit(1)
 

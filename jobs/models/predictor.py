@@ -47,7 +47,12 @@ class Predictor(nn.Module):
 
         numbers [N, a] float32 (NaN: missing), codes [N, b] int64 (0: unknown), times [N, c] int64 epoch seconds.
         """
-        return self.answer(self.network(self.features(numbers, times), codes))
+        return self.answer(self.outputs(numbers, codes, times))
+
+    def outputs(self, numbers: Tensor, codes: Tensor, times: Tensor) -> Tensor:
+        """Return the network's [N, K] outputs for what `forward` takes."""
+        made: Tensor = self.network(self.features(numbers, times), codes)
+        return made
 
     def answer(self, outputs: Tensor) -> Tensor:
         """Return what a person reads from the network's [N, K] outputs."""

@@ -55,6 +55,14 @@ class RunFolder:
         with self.records.open("a") as file:
             file.write(json.dumps(said) + "\n")
 
+    def epochs(self) -> list[dict[str, float]]:
+        """Return the recorded metrics of each epoch in order; of one that was trained again, the latest."""
+        if not self.records.exists():
+            return []
+        said = (json.loads(line) for line in self.records.read_text().splitlines())
+        by_number = {record["epoch"]: record["metrics"] for record in said if "metrics" in record}
+        return [by_number[number] for number in sorted(by_number)]
+
     def write_failure(self, error: BadInput) -> None:
         """Leave what a person got wrong, so that no restart tries it again."""
         value = error.value if isinstance(error.value, int | float | str | None) else str(error.value)

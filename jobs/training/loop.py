@@ -247,9 +247,7 @@ class Loop:
         self._lr_schedule.load_state_dict(plain["lr_schedule"])
         self.update.scaler.load_state_dict(plain["scaler"])
         self.update.micro_batch = plain["micro_batch"]
-        for group in self._optimizer.param_groups:
-            group.update({key: value for key, value in self._cfg.optimizer.items() if key in group and key != "lr"})
-        self._lr_schedule.rebase(self._cfg.optimizer.get("lr"))
+        self._lr_schedule.rebase(self._cfg.optimizer)
         self._take_streams(parts["ranks"], plain["world_size"])
         self._position, self._history, self._last = plain["position"], list(plain["history"]), plain["last"]
         self._kept.epoch, self._kept.metrics = plain["kept"]["epoch"], plain["kept"]["metrics"]

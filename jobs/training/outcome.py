@@ -34,6 +34,11 @@ class Outcome:
             digest.update(weights.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    def tags(self) -> dict[str, object]:
+        """Return what a run is tagged with."""
+        fitted = {} if self.micro_batch is None else {"micro_batch": self.micro_batch}
+        return {"weights_sha256": self.weights_sha256, "kept_epoch": self.kept_epoch, **fitted}
+
 
 @dataclass
 class Kept:

@@ -18,7 +18,7 @@ from jobs.training.context import LocalContext, Watcher
 from jobs.training.debug import Aloud
 from jobs.training.examples import TrainingData
 from jobs.training.folder import RunFolder
-from jobs.training.loop import fit
+from jobs.training.loop import Diverged, fit
 from jobs.training.metrics import selection_metric
 from jobs.training.outcome import Outcome
 from jobs.training.profile import Profiler
@@ -60,6 +60,9 @@ def run_loop(cfg: TrainConfig, data: TrainingData, run: Run, shown: Step) -> Out
                     outcome = _here(cfg, data, folder, asked)
     except Stopped:
         asked.set()
+    except Diverged as why:
+        run.tag({"diagnosis": "diverged", "diagnosis.sentences": str(why)})
+        raise
     except OSError as full:
         remedy = f"make room, then: python -m jobs.train resume={run.id}"
         raise BadInput("cluster.storage", str(folder.path), f"cannot be written ({full.strerror})", remedy) from full

@@ -129,7 +129,7 @@ def test_population_based_training_perturbs_within_bounds(found) -> None:
         (("tuning.objectives={val_accuracy:max,parameters:min}",), LR, "are several for ASHAScheduler"),
         (("tuning.objectives={val_acuracy:max}",), LR, "is not a metric of a multiclass task; did you mean"),
         (("tuning.constraints={parameters:5}",), LR, "'5' is no bound; say"),
-        (("scaling.num_workers=2",), LR, "needs scaling.strategy=ddp; say scaling=ddp"),
+        (("scaling.num_workers=2",), LR, "needs scaling.strategy=ddp or fsdp; say scaling=ddp"),
         (("tuning.cpus_per_trial=64",), LR, "tuning.cpus_per_trial: 64.0 is more than the cluster's 2"),
         (("scaling=ddp", "tuning.constraints={parameters:{max:5}}"), LR, "is not measured on several workers"),
         (("scaling=ddp", "scaling.num_workers=64"), LR, "needs 64 CPU, the cluster has 2"),
