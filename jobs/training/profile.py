@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from cluster.tracking import Run
 from jobs.training.epoch import Epoch
 from jobs.training.folder import RunFolder
 
 if TYPE_CHECKING:
+    from cluster.tracking import Run
     from jobs.training.loop import Loop
 
 WARM, STEPS = 3, 20

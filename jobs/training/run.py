@@ -24,7 +24,7 @@ from jobs.training.outcome import Outcome
 from jobs.training.profile import Profiler
 from jobs.training.recorder import Recorder
 from jobs.training.saver import Saver, Stopped
-from jobs.training.scaling import check_batch, check_strategy, on_workers
+from jobs.training.scaling import check_batch, check_strategy, on_workers, said
 
 
 def run_folder(cfg: TrainConfig, run_id: str) -> RunFolder:
@@ -53,7 +53,7 @@ def run_loop(cfg: TrainConfig, data: TrainingData, run: Run, shown: Step) -> Out
     try:
         with recorder.following():
             if on_workers(cfg.scaling):
-                shown.update(f"{cfg.scaling.num_workers} workers of Ray Train")
+                shown.update(f"{said(cfg.scaling)} of Ray Train")
                 outcome = _on_workers(cfg, data, folder, stop)
             else:
                 with interrupts(stop):

@@ -50,3 +50,10 @@ def per_worker(scaling: Scaling) -> dict[str, float]:
     """Return what one worker holds of the cluster."""
     wanted = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
     return {resource: amount for resource, amount in wanted.items() if amount > 0}
+
+
+def said(scaling: Scaling) -> str:
+    """Return how many workers there are to be."""
+    if scaling.max_workers is not None:
+        return f"{scaling.min_workers or 1} to {scaling.max_workers} workers"
+    return f"{scaling.num_workers} worker{'s' * (scaling.num_workers > 1)}"

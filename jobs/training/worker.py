@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.tensor import DTensor
 
 from jobs.training.context import Watcher
 from jobs.training.epoch import Epoch
+from jobs.training.state import sharded
 from jobs.training.update import blocks
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class WorkerContext:
 
     def whole(self, value: Tensor) -> Tensor:
         """Return the value that sharded gradients have together."""
-        return value.full_tensor() if isinstance(value, DTensor) else value
+        made: Tensor = value.full_tensor() if sharded(value) else value  # type: ignore[attr-defined]  # a DTensor
+        return made
 
     def gather(self, own: Tensor, total: int) -> Tensor:
         """Interleave the workers' rows again (their counts differ by at most one)."""

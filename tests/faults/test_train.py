@@ -16,7 +16,7 @@ from cluster.tracking import KIND, connect
 from conf.schema import Cluster, Tracking
 
 ROOT = Path(__file__).parents[2]
-EPOCHS = 20
+EPOCHS = 12
 TRAINING = (
     "dataset=digits",
     "model.width=64",
@@ -128,12 +128,12 @@ def together(tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("kill", [kill_driver, terminate])
 def test_a_training_in_process_goes_on(tmp_path, alone, kill) -> None:
-    broken_and_resumed(tmp_path / "a b", alone, kill, 5)
+    broken_and_resumed(tmp_path / "a b", alone, kill, 3)
 
 
 @pytest.mark.parametrize("kill", [kill_driver, terminate, kill_worker, kill_head])
 def test_a_training_on_workers_goes_on(tmp_path, together, kill) -> None:
-    broken_and_resumed(tmp_path, together, kill, 5, *DDP)
+    broken_and_resumed(tmp_path, together, kill, 3, *DDP)
 
 
 @pytest.mark.slow
