@@ -10,10 +10,13 @@ import ray
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from torch import distributed
 
+from cluster.shared import check_shared
 from conf.errors import BadInput
 from conf.schema import Scaling, TrainConfig
+from jobs.training.backend import OwnInterface
 from jobs.training.examples import TrainingData
 from jobs.training.folder import RunFolder
 from jobs.training.loop import Diverged, fit
@@ -35,10 +38,15 @@ class _Task:
 
 
 class _Trainer(TorchTrainer):
-    """Leaves SIGINT to the command: Ray's own handler outlives the run, and ends the process with exit code 1."""
+    """Ray's trainer, less what a run here has no use for (both are private names of Ray's)."""
 
     def _register_sigint_handler(self, controller: object) -> None:
-        """Take nothing."""
+        """Leave SIGINT to the command: Ray's handler outlives the run, and ends the process with exit code 1."""
+
+    def _create_default_callbacks(self) -> list[object]:
+        """Start no process for data sets of Ray Data: our data lie in the object store."""
+        made = super()._create_default_callbacks()  # type: ignore[misc]  # of Train V2, which is what this class is
+        return [callback for callback in made if not isinstance(callback, DatasetsCallback)]
 
 
 def fit_on_workers(
@@ -52,9 +60,11 @@ def fit_on_workers(
     check_resources(cfg.scaling, ray.cluster_resources())
     folder = RunFolder(path)
     folder.prepare()
+    check_shared(path)
     trainer = _Trainer(
         _worker,
         train_loop_config={"task": _Task(cfg, data, folder)},
+        torch_config=OwnInterface(),
         scaling_config=ScalingConfig(
             num_workers=_workers(cfg.scaling),  # type: ignore[arg-type]  # an elastic pair is allowed, and not annotated
             use_gpu=cfg.scaling.gpus_per_worker > 0,
