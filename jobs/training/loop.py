@@ -82,7 +82,8 @@ class Loop:
         self._lr_schedule = LrSchedule(cfg.lr_schedule, self._optimizer, self._steps_per_epoch, direction)
         self._kept = Kept(self._metric, direction, cfg.training.keep)
         self._history: list[dict[str, float]] = []
-        self._position, self._totals = 0, self._zeros()
+        self._lr, self._position, self._totals = 0.0, 0, self._zeros()
+        self._losses: list[Tensor] = []  # not looked at yet
         self._inside = self._last = False
 
     def __iter__(self) -> Iterator[Epoch]:
@@ -94,14 +95,15 @@ class Loop:
         if self._last:
             raise StopIteration
         set_random_state(self._random)
-        lr = self._optimizer.param_groups[0]["lr"]
+        if self._position == 0:
+            self._lr = float(self._optimizer.param_groups[0]["lr"])
         self._inside = True
         try:
             self._train_epoch()
         finally:
             self._inside = False
         with self._average.in_place():
-            metrics = {"train_loss": self._mean_loss(), **self.validate(self._validation), "lr": lr}
+            metrics = {"train_loss": self._mean_loss(), **self.validate(self._validation), "lr": self._lr}
             metrics["gradient_norm"] = float(self._totals[1]) / max(1, self._position)
             self._history.append(metrics)
             self._kept.offer(self.epoch, metrics, self._weights)
@@ -116,21 +118,21 @@ class Loop:
     def _train_epoch(self) -> None:
         """Train on the batches of this epoch that are left."""
         self.network.train()
-        training, losses = self._cfg.training, list[Tensor]()
-        for batch in self._train.epoch(training, self._cfg.seed, self.epoch + 1, self._position):
+        for batch in self._train.epoch(self._cfg.training, self._cfg.seed, self.epoch + 1, self._position):
             loss, norm = self.update(batch)
-            losses.append(loss)
+            self._losses.append(loss)
             self._totals += torch.stack([loss, norm])
             self._average.update()
             self._lr_schedule.step_taken()
             self._position += 1
-            if len(losses) >= LOOKED_AT or loss.device.type == "cpu":
-                self._look(losses)
+            if len(self._losses) >= LOOKED_AT or loss.device.type == "cpu":
+                self._look()
             self.context.step_over(self)
-        self._look(losses)
+        self._look()
 
-    def _look(self, losses: list[Tensor]) -> None:
+    def _look(self) -> None:
         """Raise Diverged, naming the step, where one of the losses since the last look is not finite."""
+        losses, self._losses = self._losses, []
         finite = [math.isfinite(float(loss)) for loss in losses]
         if not all(finite):
             first = finite.index(False)
@@ -138,7 +140,6 @@ class Loop:
             where = f"made the loss {float(losses[first])} in step {step} of epoch {self.epoch + 1}"
             remedy = "lower it, or training.gradient_clip"
             raise Diverged("optimizer.lr", self._cfg.optimizer.get("lr"), where, remedy)
-        losses.clear()
 
     def _mean_loss(self) -> float:
         """Return the mean loss over the rows that this epoch trained on."""
@@ -206,7 +207,8 @@ class Loop:
         return Outcome(state, kept.metrics, kept.epoch, tuple(self._history), self.update.micro_batch)
 
     def state(self) -> LoopState:
-        """Return the training as it stands, between two epochs or two steps."""
+        """Return the training as it stands, between two epochs or two steps; raises Diverged rather than a lost one."""
+        self._look()
         tensors, groups = optimizer_state(self._optimizer)
         streams = random_state() if self._inside else self._random
         of_ranks = {name: self.context.stack(own) for name, own in {**streams, "totals": self._totals}.items()}
@@ -221,6 +223,7 @@ class Loop:
             {
                 "world_size": self.context.world_size,
                 "position": self._position,
+                "lr": self._lr,
                 "optimizer": groups,
                 "lr_schedule": self._lr_schedule.state_dict(),
                 "scaler": self.update.scaler.state_dict(),
@@ -249,7 +252,8 @@ class Loop:
         self.update.micro_batch = plain["micro_batch"]
         self._lr_schedule.rebase(self._cfg.optimizer)
         self._take_streams(parts["ranks"], plain["world_size"])
-        self._position, self._history, self._last = plain["position"], list(plain["history"]), plain["last"]
+        self._position, self._lr, self._last = plain["position"], plain["lr"], plain["last"]
+        self._history = list(plain["history"])
         self._kept.epoch, self._kept.metrics = plain["kept"]["epoch"], plain["kept"]["metrics"]
         self._kept.state = parts.get("kept", {})
 

@@ -70,6 +70,17 @@ def test_every_way_of_training_resumes_bitwise(small_data, small_config, tmp_pat
     assert run(cfg, data, folder).weights_sha256 == fit(cfg, data, LocalContext()).weights_sha256
 
 
+def test_a_schedule_by_steps_resumes_bitwise(small_data, small_config, tmp_path) -> None:
+    cfg, data = small_config(), small_data("binary")
+    cycle = {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "max_lr": 0.01, "epochs": cfg.training.epochs}
+    cfg.lr_schedule = {**cycle, "interval": "step"}
+    folder = RunFolder(tmp_path)
+    assert run(cfg, data, folder, After(17)) is None
+    resumed, unbroken = run(cfg, data, folder), fit(cfg, data, LocalContext())
+    assert resumed.weights_sha256 == unbroken.weights_sha256
+    assert resumed.history == unbroken.history
+
+
 def test_a_half_written_checkpoint_is_never_picked_up(small_data, small_config, tmp_path) -> None:
     cfg, data = small_config(), small_data("binary")
     folder = RunFolder(tmp_path)
