@@ -62,7 +62,7 @@ EXPECTED = [
         "epochs against",
         "('dataset=digits', 'model=mlp'",
     ],
-    ["gradient norms body.0", "where the time goes", "digits version"],
+    ["where the time goes", "digits version 1:", "digits version 2:"],
     ["my version 1", "rmse", "100 rows of test prove nothing"],
     ["wine version 1:", "wine version 3:"],
 ]
