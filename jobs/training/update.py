@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 
 import torch
@@ -117,8 +119,21 @@ def prepared(network: nn.Module, training: Training) -> nn.Module:
         for block in blocks(network):
             block.forward = again(block.forward)
     if training.compile:
+        check_compiler()
         network.compile()
     return network
+
+
+def check_compiler() -> None:
+    """Raise BadInput where PyTorch cannot compile for a CPU: without a compiler, or in a folder with a space."""
+    if torch.cuda.is_available():
+        return
+    if " " in torch.__file__:
+        bound = "cannot be done for a CPU where the path of PyTorch itself has a space"
+        raise BadInput("training.compile", True, bound, "leave it out, or move the environment")
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise BadInput("training.compile", True, f"needs a C++ compiler, and there is no {compiler}", "install one")
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
