@@ -155,12 +155,15 @@ def _sha256(path: Path) -> str:
 def reference(raw: Raw, predictions: Array, schema: ModelSchema) -> dict[str, Any]:
     """Return what later drift checks compare with: a histogram per column of the train part, and of predictions.
 
-    Numbers and times: counts between the deciles; categories: counts by name; each with its share missing.
+    Numbers, times and the lengths of texts in bytes: counts between the deciles; categories: counts by name.
     """
     columns: dict[str, Any] = {}
     for column in schema.columns:
         values = raw[column.name][:, 0]
-        if column.type == "category":
+        if column.type == "text":
+            lengths = (raw[column.name] != 0).sum(1)
+            columns[column.name] = {**_deciles(lengths[lengths > 0]), "missing": float((lengths == 0).mean())}
+        elif column.type == "category":
             names, counts = np.unique(values.astype(str), return_counts=True)
             columns[column.name] = {"counts": dict(zip(names.tolist(), counts.tolist(), strict=True))}
         else:

@@ -6,6 +6,7 @@ import datetime as dt
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ MISSING_TIME = -(2**63)
 Array = npt.NDArray[Any]
 Raw = dict[str, Array]
 """Per column [N, 1]: number and boolean float32 (NaN: missing), category str objects ("": missing),
-time int64 epoch seconds (MISSING_TIME: missing)."""
+time int64 epoch seconds (MISSING_TIME: missing); text uint8 [N, L], UTF-8 padded with zeros (all zeros: missing)."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,16 @@ class ColumnSchema:
 
     categories: the vocabulary, most frequent first; code = position + 1, 0 is "unknown".
     minimum, maximum: the trained range of a number, or of a time in epoch seconds.
-    parts: which features a time column gives.
+    parts: which features a time column gives. length: bytes kept of a text.
     """
 
     name: str
-    type: str  # number, category, boolean, time
+    type: str  # number, category, boolean, time, text
     categories: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
     parts: tuple[str, ...] = ()
+    length: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,30 @@ def category_text(value: object) -> str:
 
 def raw_from_table(table: pa.Table, schema: ModelSchema) -> Raw:
     """Return the raw columns of an Arrow table that has (at least) the schema's columns."""
-    return {column.name: _FROM_ARROW[column.type](table[column.name])[:, None] for column in schema.columns}
+    return {column.name: _from_arrow(column, table[column.name]) for column in schema.columns}
+
+
+def _from_arrow(column: ColumnSchema, values: pa.ChunkedArray) -> Array:
+    if column.type == "text":
+        return text_bytes(category_texts(values).to_pylist(), column.length)
+    return _FROM_ARROW[column.type](values)[:, None]
+
+
+def text_bytes(texts: Sequence[str], length: int) -> Array:
+    """Return texts as UTF-8, [N, L] uint8 padded with zeros; L: the longest, at least 1 and at most `length`.
+
+    What is longer is cut between two characters. Raises UnicodeEncodeError for half a surrogate pair.
+    """
+    written = [text.encode()[:length].decode(errors="ignore").encode() for text in texts]
+    padded = np.zeros((len(texts), max(map(len, written), default=0) or 1), np.uint8)
+    for row, own in zip(padded, written, strict=True):
+        row[: len(own)] = np.frombuffer(own, np.uint8)
+    return padded
+
+
+def text_of(row: Array) -> str:
+    """Return the text of a row of `text_bytes`."""
+    return bytes(row).rstrip(b"\0").decode()
 
 
 def _numbers(values: pa.ChunkedArray) -> Array:
@@ -158,7 +183,7 @@ def _refuse_keys(where: str, given: Mapping[str, object], names: list[str]) -> N
 
 def _column(column: ColumnSchema, values: list[Any], where: str) -> Array:
     """Return [N, 1] of JSON values; `where` formats the place of value {i} of column {name}."""
-    read = _FROM_JSON[column.type]
+    read = partial(_read_text, length=column.length) if column.type == "text" else _FROM_JSON[column.type]
     try:
         array = read(values)
     except (TypeError, ValueError, OverflowError):
@@ -169,7 +194,7 @@ def _column(column: ColumnSchema, values: list[Any], where: str) -> Array:
                 place = where.format(i=i, name=column.name)
                 raise BadInput(place, repr(value)[:60], f"is no {_WANTED[column.type]}", "correct it") from None
         raise
-    return array[:, None]
+    return array if column.type == "text" else array[:, None]
 
 
 _WANTED = {
@@ -177,6 +202,7 @@ _WANTED = {
     "boolean": "true, false or null",
     "category": "text, number, boolean or null",
     "time": "ISO 8601 time, epoch seconds or null",
+    "text": "text or null",
 }
 
 
@@ -201,6 +227,12 @@ def _read_texts(values: list[Any]) -> Array:
     array = np.empty(len(values), dtype=object)
     array[:] = [v if type(v) is str else category_text(v) for v in values]
     return array
+
+
+def _read_text(values: list[Any], length: int) -> Array:
+    if any(not isinstance(v, str | None) for v in values):
+        raise TypeError
+    return text_bytes([v or "" for v in values], length)
 
 
 def _read_times(values: list[Any]) -> Array:

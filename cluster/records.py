@@ -23,10 +23,16 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow import parquet
 
-from cluster.columns import MISSING_TIME, Array, ModelSchema, Raw
+from cluster.columns import MISSING_TIME, Array, ModelSchema, Raw, text_of
 
 PREDICTIONS, FEEDBACK = "predictions", "feedback"
-_ARROW = {"number": pa.float32(), "boolean": pa.bool_(), "category": pa.string(), "time": pa.timestamp("ms")}
+_ARROW = {
+    "number": pa.float32(),
+    "boolean": pa.bool_(),
+    "category": pa.string(),
+    "time": pa.timestamp("ms"),
+    "text": pa.string(),
+}
 T = TypeVar("T")
 _TIME = pa.timestamp("us", "UTC")
 
@@ -102,6 +108,8 @@ def prediction_table(predictions: list[Prediction], schema: ModelSchema) -> pa.T
 
 
 def _arrow(values: Array, kind: str) -> pa.Array:
+    if kind == "text":
+        return pa.array([text_of(row) or None for row in values], pa.string())
     flat = values[:, 0]
     if kind == "category":
         texts = pa.array(flat, pa.string())

@@ -13,7 +13,7 @@ from conf.bounds import one_of, several_of, whole, within
 
 Component = dict[str, Any]
 
-COLUMN_TYPES = ("auto", "number", "category", "boolean", "time")
+COLUMN_TYPES = ("auto", "number", "category", "boolean", "time", "text")
 TASKS = ("auto", "binary", "multiclass", "regression")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 TIME_PARTS = ("hour", "weekday", "yearday", "trend")
@@ -26,6 +26,7 @@ class Column:
     type: str = one_of("auto", COLUMN_TYPES)
     known_at: str = one_of("prediction", ("prediction", "after"))  # "after": never an input
     parts: list[str] = several_of(TIME_PARTS)  # features made of a time column
+    length: int = whole(1024, ge=1)  # text: bytes kept of each
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""From raw columns to arrays: categories become codes of the vocabulary; numbers and times stay as they are."""
+"""From raw columns to arrays: categories become codes of the vocabulary; everything else stays as it is."""
 
 from __future__ import annotations
 
@@ -13,11 +13,20 @@ from cluster.columns import Array, ModelSchema, Raw
 
 @dataclass(frozen=True)
 class Encoded:
-    """numbers [N, a] float32 (NaN: missing), codes [N, b] int64 (0: unknown), times [N, c] int64 epoch seconds."""
+    """numbers [N, a] float32 (NaN: missing), codes [N, b] int64 (0: unknown), times [N, c] int64 epoch seconds.
+
+    texts: of each text column [N, L] uint8, UTF-8 padded with zeros.
+    """
 
     numbers: Array
     codes: Array
     times: Array
+    texts: tuple[Array, ...] = ()
+
+    @property
+    def blocks(self) -> tuple[Array, ...]:
+        """Return all arrays in the order in which a predictor takes them."""
+        return (self.numbers, self.codes, self.times, *self.texts)
 
 
 def encode(raw: Raw, schema: ModelSchema) -> Encoded:
@@ -30,6 +39,7 @@ def encode(raw: Raw, schema: ModelSchema) -> Encoded:
         np.concatenate(numbers, axis=1) if numbers else np.empty((rows, 0), np.float32),
         np.concatenate(codes, axis=1) if codes else np.empty((rows, 0), np.int64),
         np.concatenate(times, axis=1) if times else np.empty((rows, 0), np.int64),
+        tuple(raw[c.name] for c in schema.columns if c.type == "text"),
     )
 
 

@@ -63,6 +63,8 @@ def _column(
         return _number(name, values, kind)
     if kind == "time":
         return _time(name, values, tuple(said.parts))
+    if kind == "text":
+        return ColumnSchema(name, "text", length=said.length), ""
     return _category(name, values, declared and said.type == "category", dataset.checks.max_categories)
 
 
@@ -119,5 +121,8 @@ def _category(name: str, values: pa.ChunkedArray, declared: bool, most: int) -> 
         return None, f"constant, {ordered[0]!r}"
     too_many = len(ordered) > most or (len(values) >= 100 and len(ordered) > UNIQUE_SHARE * len(values))
     if too_many and not declared:
-        return None, f"{len(ordered):,} distinct texts; declare its type category to keep the {most:,} most frequent"
+        return (
+            None,
+            f"{len(ordered):,} distinct texts; declare its type text, or category for the {most:,} most frequent",
+        )
     return ColumnSchema(name, "category", categories=tuple(ordered[:most])), ""

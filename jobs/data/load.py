@@ -188,6 +188,6 @@ def _json(values: pa.ChunkedArray, kind: str) -> list[object]:
     """Return values as JSON would carry them."""
     if kind == "time":
         return [None if v is None else v.isoformat() for v in values.to_pylist()]
-    if kind == "category":
+    if kind in ("category", "text"):
         return [text or None for text in category_texts(values).to_pylist()]
     return list(values.to_pylist())

@@ -19,8 +19,14 @@ from jobs.models.predictor import Predictor
 
 OPSET = 18
 TOLERANCE = 1e-5
+_TEXT = "text_"  # and the place of its column: a block of its own
 _KINDS = {"number": "numbers", "boolean": "numbers", "category": "codes", "time": "times"}
-_TYPES = {"number": TensorProto.FLOAT, "boolean": TensorProto.FLOAT, "time": TensorProto.INT64}
+_TYPES = {
+    "number": TensorProto.FLOAT,
+    "boolean": TensorProto.FLOAT,
+    "time": TensorProto.INT64,
+    "text": TensorProto.UINT8,
+}
 
 
 class _Blocks(nn.Module):
@@ -36,17 +42,18 @@ class _Blocks(nn.Module):
         numbers = given.get("numbers", blocks[0].new_empty((rows, 0), dtype=torch.float32))
         codes = given.get("codes", blocks[0].new_empty((rows, 0), dtype=torch.int64))
         times = given.get("times", blocks[0].new_empty((rows, 0), dtype=torch.int64))
-        answer: Tensor = self.predictor(numbers, codes, times)
+        texts = [block for kind, block in given.items() if kind.startswith(_TEXT)]
+        answer: Tensor = self.predictor(numbers, codes, times, *texts)
         return answer
 
 
 def export_onnx(predictor: Predictor, schema: ModelSchema) -> bytes:
-    """Return the graph: inputs named as the columns, [N, 1] each; output [N, K] probabilities or [N, 1] values."""
-    kinds = tuple(dict.fromkeys(_KINDS[column.type] for column in schema.columns))
-    counts = {kind: sum(_KINDS[c.type] == kind for c in schema.columns) for kind in kinds}
-    blocks = tuple(
-        torch.zeros((2, counts[kind]), dtype=torch.float32 if kind == "numbers" else torch.int64) for kind in kinds
-    )
+    """Return the graph: inputs named as the columns, [N, 1] each (texts [N, L]).
+
+    Output: [N, K] probabilities or [N, 1] values.
+    """
+    kinds = tuple(dict.fromkeys(_kind(i, column.type) for i, column in enumerate(schema.columns)))
+    blocks = tuple(_example(kind, schema) for kind in kinds)
     written = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's advice to use the slower one
@@ -56,7 +63,10 @@ def export_onnx(predictor: Predictor, schema: ModelSchema) -> bytes:
             written,  # type: ignore[arg-type]  # a stream is taken too
             input_names=list(kinds),
             output_names=["prediction" if schema.task == "regression" else "probabilities"],
-            dynamic_axes={name: {0: "rows"} for name in [*kinds, "prediction", "probabilities"]},
+            dynamic_axes={
+                name: {0: "rows", **({1: f"bytes of {name}"} if name.startswith(_TEXT) else {})}
+                for name in [*kinds, "prediction", "probabilities"]
+            },
             opset_version=OPSET,
             dynamo=False,
         )
@@ -70,22 +80,36 @@ def export_onnx(predictor: Predictor, schema: ModelSchema) -> bytes:
     return bytes(whole.SerializeToString())
 
 
+def _kind(place: int, column: str) -> str:
+    """Return the block that a column goes into: with others of its kind, a text by itself."""
+    return f"{_TEXT}{place}" if column == "text" else _KINDS[column]
+
+
+def _example(kind: str, schema: ModelSchema) -> Tensor:
+    if kind.startswith(_TEXT):
+        return torch.randint(32, 127, (2, 24), dtype=torch.uint8)
+    count = sum(_kind(i, column.type) == kind for i, column in enumerate(schema.columns))
+    return torch.zeros((2, count), dtype=torch.float32 if kind == "numbers" else torch.int64)
+
+
 def _columns_graph(schema: ModelSchema, kinds: tuple[str, ...], network: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph in front: looks texts up in the vocabulary and puts columns of one kind side by side."""
     inputs, nodes, members = [], [], {kind: [] for kind in kinds}  # type: ignore[var-annotated]
     for i, column in enumerate(schema.columns):
         name = column.name
         kind = _TYPES.get(column.type, TensorProto.STRING)
-        inputs.append(helper.make_tensor_value_info(column.name, kind, ["rows", 1]))
+        wide = f"bytes of {column.name}" if column.type == "text" else 1
+        inputs.append(helper.make_tensor_value_info(column.name, kind, ["rows", wide]))
         if column.type == "category":
             name = f"code_{i}"
             nodes.append(_lookup(column.name, name, column.categories))
-        members[_KINDS[column.type]].append(name)
+        members[_kind(i, column.type)].append(name)
     outputs = []
     for block, names in members.items():
         nodes.append(helper.make_node("Concat", names, [f"{block}_in"], axis=1))
-        element = TensorProto.FLOAT if block == "numbers" else TensorProto.INT64
-        outputs.append(helper.make_tensor_value_info(f"{block}_in", element, ["rows", len(names)]))
+        element = {"numbers": TensorProto.FLOAT, "codes": TensorProto.INT64, "times": TensorProto.INT64}.get(block)
+        wide = len(names) if element else f"bytes of {block}"
+        outputs.append(helper.make_tensor_value_info(f"{block}_in", element or TensorProto.UINT8, ["rows", wide]))
     graph = helper.make_graph(nodes, "columns", inputs, outputs)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", 4)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=network.ir_version)
@@ -115,15 +139,14 @@ def verify_export(graph: bytes, predictor: Predictor, raw: Raw, schema: ModelSch
     rows = {name: values[:2000] for name, values in raw.items()}
     holed = {name: values.copy() for name, values in rows.items()}
     for i, column in enumerate(schema.columns):
-        unknown: object = {"category": "never seen before", "time": MISSING_TIME}.get(column.type, np.nan)
+        unknown: object = {"category": "never seen before", "time": MISSING_TIME, "text": 0}.get(column.type, np.nan)
         holed[column.name][i :: len(schema.columns)] = unknown
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     worst = 0.0
     for given in (rows, holed):
         encoded = encode(given, schema)
         with torch.no_grad():
-            arrays = (encoded.numbers, encoded.codes, encoded.times)
-            wanted = predictor(*(torch.from_numpy(array) for array in arrays)).numpy()
+            wanted = predictor(*(torch.from_numpy(array) for array in encoded.blocks)).numpy()
         found = session.run(None, given)[0]
         size = float(predictor.target_scale) + np.abs(wanted) if schema.task == "regression" else 1.0
         worst = float(np.maximum(worst, np.max(np.abs(found - wanted) / size)))  # unlike max, keeps NaN

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from jobs.models.predictor import Inputs
+from jobs.models.predictor import Inputs, refuse_texts
 
 
 class Linear(nn.Module):
@@ -13,6 +13,7 @@ class Linear(nn.Module):
 
     def __init__(self, inputs: Inputs, outputs: int) -> None:
         super().__init__()
+        refuse_texts("linear", inputs)
         self.weight = nn.Parameter(torch.zeros(inputs.features, outputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.categories = nn.ModuleList(nn.Embedding(size, outputs, padding_idx=0) for size in inputs.categories)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from conf.errors import BadInput
 from jobs.models.dropout import Dropout
-from jobs.models.predictor import Inputs
+from jobs.models.predictor import Inputs, refuse_texts
 
 
 class Mlp(nn.Module):
@@ -18,6 +18,7 @@ class Mlp(nn.Module):
 
     def __init__(self, inputs: Inputs, outputs: int, layers: int, width: int, dropout: float, embedding: int) -> None:
         super().__init__()
+        refuse_texts("mlp", inputs)
         for key, value, lowest in (("layers", layers, 1), ("width", width, 1), ("embedding", embedding, 1)):
             if value < lowest:
                 raise BadInput(f"model.{key}", value, "is out of range", f"give at least {lowest}")

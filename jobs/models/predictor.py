@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from cluster.columns import Array, ModelSchema
 from conf.component import make
+from conf.errors import BadInput
 from conf.schema import Component
 from jobs.data.encode import Encoded
 from jobs.models.features import Features, tensor
@@ -17,15 +18,24 @@ from jobs.models.features import Features, tensor
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a network is given: the width of its features and the vocabulary size of each category column.
+    """What a network is given: the width of its features, each category column's vocabulary, each text column's length.
 
     A network is any `nn.Module` built as `Net(inputs=Inputs, outputs=int, **its_yaml)` whose
     forward(features [N, inputs.features] float32, codes [N, len(inputs.categories)] int64) returns [N, outputs]:
-    one logit per class, or one standardised value for regression. Code 0 is "unknown".
+    one logit per class, or one standardised value for regression. Code 0 is "unknown". Where there are text columns,
+    forward takes each of them too, [N, L] uint8, L at most its length, zeros at the end.
     """
 
     features: int
     categories: tuple[int, ...]
+    texts: tuple[int, ...] = ()
+
+
+def refuse_texts(model: str, inputs: Inputs) -> None:
+    """Raise BadInput for text columns, in a model that reads none."""
+    if inputs.texts:
+        remedy = "say model=text_transformer, or exclude them"
+        raise BadInput("model", model, f"reads no text, and there are {len(inputs.texts)} text columns", remedy)
 
 
 class Predictor(nn.Module):
@@ -42,16 +52,17 @@ class Predictor(nn.Module):
         self.register_buffer("target_mean", torch.tensor(float(target.double().mean()) if regression else 0.0))
         self.register_buffer("target_scale", torch.tensor(spread or 1.0))
 
-    def forward(self, numbers: Tensor, codes: Tensor, times: Tensor) -> Tensor:
+    def forward(self, numbers: Tensor, codes: Tensor, times: Tensor, *texts: Tensor) -> Tensor:
         """Return [N, K] probabilities, or [N, 1] values in target units.
 
-        numbers [N, a] float32 (NaN: missing), codes [N, b] int64 (0: unknown), times [N, c] int64 epoch seconds.
+        numbers [N, a] float32 (NaN: missing), codes [N, b] int64 (0: unknown), times [N, c] int64 epoch seconds,
+        texts [N, L] uint8 each.
         """
-        return self.answer(self.outputs(numbers, codes, times))
+        return self.answer(self.outputs(numbers, codes, times, *texts))
 
-    def outputs(self, numbers: Tensor, codes: Tensor, times: Tensor) -> Tensor:
+    def outputs(self, numbers: Tensor, codes: Tensor, times: Tensor, *texts: Tensor) -> Tensor:
         """Return the network's [N, K] outputs for what `forward` takes."""
-        made: Tensor = self.network(self.features(numbers, times), codes)
+        made: Tensor = self.network(self.features(numbers, times), codes, *texts)
         return made
 
     def answer(self, outputs: Tensor) -> Tensor:
@@ -75,6 +86,7 @@ def build(model: Component, schema: ModelSchema, train: Encoded, target: Array) 
     inputs = Inputs(
         features=features.width,
         categories=tuple(len(c.categories) + 1 for c in schema.columns if c.type == "category"),
+        texts=tuple(c.length for c in schema.columns if c.type == "text"),
     )
     outputs = len(schema.classes) if schema.classes else 1
     network = make("model", model, nn.Module, inputs=inputs, outputs=outputs)

@@ -34,8 +34,9 @@ class Resident:
         inputs, device = part.inputs, context.device
         with torch.no_grad():
             features = predictor.features(tensor(inputs.numbers).to(device), tensor(inputs.times).to(device))
-        codes, self.target = (tensor(array).to(device, copy=True) for array in (inputs.codes, part.target))
-        self.inputs = (features, codes)  # their own memory: a person's network may write into what it is given
+        own = (inputs.codes, *inputs.texts, part.target)
+        *rest, self.target = (tensor(array).to(device, copy=True) for array in own)
+        self.inputs = (features, *rest)  # their own memory: a person's network may write into what it is given
         self.rows, self._context = len(self.target), context
 
     def epoch(self, training: Training, seed: int, number: int, start: int) -> Iterator[Batch]:

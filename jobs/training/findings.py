@@ -37,7 +37,7 @@ def _train_metrics(trained: Trained, train: Examples) -> dict[str, float]:
     """Return the kept weights' metrics on rows that they were trained on."""
     rows = slice(None, None, max(1, len(train.target) // ROWS))
     predictor, inputs = restore(trained), train.inputs
-    given = (tensor(block[rows]) for block in (inputs.numbers, inputs.codes, inputs.times))
+    given = (tensor(block[rows]) for block in inputs.blocks)
     target = tensor(train.target[rows])
     outputs = predictor.outputs(*given)
     loss = float(predictor.loss_sum(outputs, target)) / len(target)

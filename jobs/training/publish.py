@@ -47,7 +47,7 @@ def publish(trained: Trained, tracking: Tracking, run: Run) -> Version:
     onnx = export_onnx(predictor, data.schema)
     verify_export(onnx, predictor, data.validation.raw, data.schema)
     with torch.no_grad():
-        predictions = predictor(tensor(held.numbers), tensor(held.codes), tensor(held.times)).numpy()
+        predictions = predictor(*map(tensor, held.blocks)).numpy()
     contents = Contents(
         onnx=onnx,
         weights=trained.outcome.state,

@@ -16,6 +16,7 @@ from cluster.columns import (
     raw_from_columns,
     raw_from_rows,
     raw_from_table,
+    text_of,
 )
 from conf.errors import BadInput
 from jobs.data.encode import encode
@@ -113,3 +114,34 @@ def test_a_missing_column_is_named() -> None:
 
 def test_schema_reads_back() -> None:
     assert ModelSchema.from_dict(SCHEMA.to_dict()) == SCHEMA
+
+
+TEXT = ModelSchema("y", "binary", ("no", "yes"), (ColumnSchema("s", "text", length=8),))
+
+
+@given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1))
+def test_texts_are_utf8_cut_between_characters_whatever_they_come_in(texts) -> None:
+    by_row = raw_from_rows([{"s": text} for text in texts], TEXT)["s"]
+    by_column = raw_from_columns({"s": texts}, TEXT)["s"]
+    by_table = raw_from_table(pa.table({"s": pa.array(texts, pa.string())}), TEXT)["s"]
+    assert by_row.dtype == np.uint8
+    assert by_row.tolist() == by_column.tolist() == by_table.tolist()
+    for text, row in zip(texts, by_row, strict=True):
+        kept = text_of(row)
+        assert (text or "").startswith(kept)
+        assert len(kept.encode()) <= 8
+        cut = (text or "")[len(kept) :]
+        assert not cut or len((kept + cut[0]).encode()) > 8
+
+
+@pytest.mark.parametrize("wrong", [7, True, ["a"], {"a": 1}, "\ud800"])
+def test_what_is_no_text_is_said(wrong) -> None:
+    with pytest.raises(BadInput, match=r"^rows\[1\]\.s: .* is no text or null; correct it\."):
+        raw_from_rows([{"s": "good"}, {"s": wrong}], TEXT)
+
+
+def test_a_schema_written_before_there_were_texts_is_read() -> None:
+    said = SCHEMA.to_dict()
+    for column in said["columns"]:
+        del column["length"]
+    assert ModelSchema.from_dict(said) == SCHEMA
