@@ -46,6 +46,8 @@ class Dataset:
     name: str = "???"
     path: Optional[str] = None  # CSV or Parquet file, folder or glob; or
     source: Optional[Component] = None  # _target_ of a function that returns a pyarrow.Table
+    loading: str = one_of("memory", ("memory", "stream"))  # stream: files larger than memory, never read whole
+    sample_rows: int = whole(200_000, ge=1000)  # stream: of each part, for types, statistics, checks and evaluation
     target: str = "???"
     positive: Optional[str] = None  # binary: the class whose probability is asked for (default: the later in order)
     task: str = one_of("auto", TASKS)

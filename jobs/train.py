@@ -62,7 +62,7 @@ def train(cfg: TrainConfig) -> Result:
         check_same_data(tracking, begun, made_from)
     with tracking.run(name, "train", cfg, begun=begun) as run, step(f"train {name}") as shown:
         run.tag(made_from)
-        training_data = prepare(data)
+        training_data = prepare(cfg, data)
         outcome = run_loop(cfg, training_data, run, shown)
         folder, trained = run_folder(cfg, run.id), Trained(cfg, name, data, training_data, outcome, made_from)
         diagnosis = findings(trained, folder)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.columns import Array, ColumnSchema, Raw
-from conf.errors import BadInput
+from cluster.columns import Array, ColumnSchema, Raw, category_text
+from conf.errors import BadInput, nearest
 from conf.schema import Checks, Dataset
 from jobs.data.split import OPEN, Assignment
 from jobs.data.target import Target
@@ -24,6 +26,20 @@ def check_table(dataset: Dataset, table: pa.Table) -> None:
         raise BadInput("dataset", dataset.name, f"has the column {duplicates[0]!r} twice", "rename or drop one")
     if table.num_rows == 0:
         raise BadInput("dataset", dataset.name, "has no rows", "give a table with rows")
+
+
+def check_target(dataset: Dataset, names: Sequence[str]) -> None:
+    """Refuse a target that is not a column."""
+    if dataset.target not in names:
+        raise BadInput("dataset.target", dataset.target, "is not a column", nearest(dataset.target, names))
+
+
+def check_classes(dataset: Dataset, target: Target, values: Iterable[object]) -> None:
+    """Refuse a class that the sample of a streamed table has no row of."""
+    rare = {category_text(value) for value in values}.difference(target.classes) if target.classes else ()
+    if rare:
+        bound = f"has the class {min(rare)!r}, of which a sample of {dataset.sample_rows:,} rows has none"
+        raise BadInput("dataset.target", dataset.target, bound, "raise dataset.sample_rows, or drop that class")
 
 
 def check_parts(checks: Checks, target: Target, split: Assignment) -> None:

@@ -14,10 +14,20 @@ import pyarrow.compute as pc
 
 from cluster.columns import Array, ModelSchema, Raw, category_texts, raw_from_table
 from conf.compose import from_yaml, to_yaml
-from conf.errors import BadInput, nearest
+from conf.errors import BadInput
 from conf.schema import Dataset, Split, TrainConfig
-from jobs.data.checks import check_finite, check_known, check_leakage, check_parts, check_table
+from jobs.data.checks import (
+    check_classes,
+    check_finite,
+    check_known,
+    check_leakage,
+    check_parts,
+    check_table,
+    check_target,
+)
+from jobs.data.content import content_hash
 from jobs.data.infer import input_columns
+from jobs.data.sample import look
 from jobs.data.source import read
 from jobs.data.split import Assignment, assign
 from jobs.data.target import Target, make_target
@@ -119,36 +129,28 @@ def _make_frame(written: str, _stamps: tuple[tuple[str, int], ...]) -> _Frame:
     """Make the frame of a config as text, anew when the file has changed."""
     cfg = from_yaml(written, TrainConfig)
     dataset, checks = cfg.dataset, cfg.dataset.checks
-    whole = read(dataset)
-    check_table(dataset, whole)
-    if dataset.target not in whole.column_names:
-        raise BadInput("dataset.target", dataset.target, "is not a column", nearest(dataset.target, whole.column_names))
-    table = whole.filter(pc.is_valid(whole[dataset.target])).combine_chunks()
-    dropped = whole.num_rows - table.num_rows
-    if table.num_rows == 0:
-        raise BadInput("dataset.target", dataset.target, "has no value at all", "name a column with values")
-    target = make_target(dataset, table)
-    assignment = assign(cfg.split, table, target.values if target.classes else None)
+    seen = _sampled(cfg) if dataset.loading == "stream" else _read_whole(cfg)
+    table, target, assignment = seen.table, seen.target, seen.assignment
     check_parts(checks, target, assignment)
     train_rows = assignment.rows("train")
     train = table.take(train_rows)
     columns, said = input_columns(dataset, train)
-    check_known(dataset, columns, whole)
+    check_known(dataset, columns, seen.whole)
     check_finite(columns, table)
     schema = ModelSchema(dataset.target, target.task, target.classes, columns)
     raw = raw_from_table(train, schema)
     close = check_leakage(checks, columns, raw, replace(target, values=target.values[train_rows]))
-    sizes = {part: len(assignment.rows(part)) for part in assignment.parts}
-    words = [f"{table.num_rows:,} rows: " + ", ".join(f"{part} {rows:,}" for part, rows in sizes.items())]
-    words += [f"{dropped:,} rows without {dataset.target} dropped"] if dropped else []
+    words = [f"{sum(seen.sizes.values()):,} rows: " + ", ".join(f"{part} {n:,}" for part, n in seen.sizes.items())]
+    words += [f"streamed: types and statistics come from {len(train_rows):,} rows of train"] if seen.streamed else []
+    words += [f"{seen.dropped:,} rows without {dataset.target} dropped"] if seen.dropped else []
     data = Data(
         name=dataset.name,
         schema=schema,
         train=Part(raw, target.values[train_rows]),
         validation=Part({}, target.values[:0]),
-        sizes=sizes,
-        data_hash=content_hash(whole),
-        split_hash=_split_hash(assignment),
+        sizes=seen.sizes,
+        data_hash=seen.data_hash,
+        split_hash=seen.split_hash,
         example=_json_rows(table.take(assignment.rows("validation")[:5]), schema),
         said=(*words, target.said, *said, *close),
     )
@@ -156,20 +158,52 @@ def _make_frame(written: str, _stamps: tuple[tuple[str, int], ...]) -> _Frame:
     return replace(frame, data=replace(data, validation=frame.part("validation")))
 
 
-def content_hash(table: pa.Table) -> str:
-    """Return the sha256 of names, types and values in order, whatever the chunks or the file they came from."""
-    digest = hashlib.sha256()
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        digest.update(f"{name}:{column.type};".encode())
-        digest.update(np.packbits(column.is_null().to_numpy()).tobytes())
-        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-            digest.update(pc.fill_null(column, 0).to_numpy().tobytes())
-        else:
-            encoded = category_texts(column).combine_chunks().dictionary_encode()
-            encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-            digest.update("\x00".join(encoded.dictionary.to_pylist()).encode())
-            digest.update(encoded.indices.to_numpy().tobytes())
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class _Seen:
+    """The rows at hand, all or a sample of each part, and what is known of all.
+
+    whole: those without a target too; table, target, assignment: those with one; dropped: how many have none.
+    """
+
+    whole: pa.Table
+    table: pa.Table
+    target: Target
+    assignment: Assignment
+    sizes: dict[str, int]
+    dropped: int
+    data_hash: str
+    split_hash: str
+    streamed: bool
+
+
+def _read_whole(cfg: TrainConfig) -> _Seen:
+    whole = read(cfg.dataset)
+    check_table(cfg.dataset, whole)
+    check_target(cfg.dataset, whole.column_names)
+    table, target = _with_target(cfg.dataset, whole)
+    assignment = assign(cfg.split, table, target.values if target.classes else None)
+    sizes = {part: len(assignment.rows(part)) for part in assignment.parts}
+    dropped = whole.num_rows - table.num_rows
+    hashes = content_hash(whole), _split_hash(assignment)
+    return _Seen(whole, table, target, assignment, sizes, dropped, *hashes, streamed=False)
+
+
+def _sampled(cfg: TrainConfig) -> _Seen:
+    looked = look(cfg.dataset, cfg.split)
+    table, target = _with_target(cfg.dataset, looked.table)
+    check_classes(cfg.dataset, target, looked.values)
+    said = to_yaml(TrainConfig(split=cfg.split))  # with the rows themselves it says where each belongs
+    hashes = looked.data_hash, hashlib.sha256(said.encode()).hexdigest()
+    sizes, dropped = looked.sizes, looked.dropped
+    return _Seen(looked.table, table, target, looked.assignment(), sizes, dropped, *hashes, streamed=True)
+
+
+def _with_target(dataset: Dataset, whole: pa.Table) -> tuple[pa.Table, Target]:
+    """Return the rows that have a target, and it."""
+    table = whole.filter(pc.is_valid(whole[dataset.target])).combine_chunks()
+    if table.num_rows == 0:
+        raise BadInput("dataset.target", dataset.target, "has no value at all", "name a column with values")
+    return table, make_target(dataset, table)
 
 
 def _split_hash(assignment: Assignment) -> str:

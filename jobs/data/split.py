@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from conf.errors import BadInput, nearest
 from conf.schema import Split
+from jobs.data.content import Hashes, mixed
 
 OPEN = ("train", "validation")
 Index = npt.NDArray[np.int64]
@@ -39,24 +40,47 @@ def assign(split: Split, table: pa.Table, classes: Index | None) -> Assignment:
 
     Raises BadInput for parts that overlap, are missing, or a column that is no time.
     """
-    parts = tuple(split.periods if split.method == "time" else split.fractions)
-    for part in OPEN:
-        if part not in parts:
-            where = "split.periods" if split.method == "time" else "split.fractions"
-            raise BadInput(where, str(list(parts)), f"lacks {part}", "state train and validation")
+    parts = parts_of(split)
     if split.method == "time":
         return Assignment(parts, _by_time(split, table))
     return Assignment(parts, _at_random(split, table.num_rows, classes))
 
 
-def _at_random(split: Split, rows: int, classes: Index | None) -> Index:
-    """Within each class, the rows in random order get the parts in turn of their shares."""
+def assign_alone(split: Split, table: pa.Table, hashes: Hashes) -> Index:
+    """Assign each row by what itself says, so that no other row needs to be known; [N] index into `parts_of`, or -1.
+
+    At random, equal rows are in one part, the parts' shares are met on average, and no class's are kept exactly.
+    """
+    if split.method == "time":
+        return _by_time(split, table)
+    ends = np.cumsum(_shares(split)) + 1e-9
+    part = np.searchsorted(ends, mixed(hashes, split.seed) / 2.0**64, side="right")
+    return np.where(part < len(ends), part, -1)
+
+
+def parts_of(split: Split) -> tuple[str, ...]:
+    """Return the names of the parts in order; raises BadInput where train or validation is not among them."""
+    parts = tuple(split.periods if split.method == "time" else split.fractions)
+    for part in OPEN:
+        if part not in parts:
+            where = "split.periods" if split.method == "time" else "split.fractions"
+            raise BadInput(where, str(list(parts)), f"lacks {part}", "state train and validation")
+    return parts
+
+
+def _shares(split: Split) -> npt.NDArray[np.float64]:
     shares = np.array(list(split.fractions.values()))
     if (shares <= 0).any() or shares.sum() > 1 + 1e-9:
         said = {part: float(share) for part, share in split.fractions.items()}
         raise BadInput(
             "split.fractions", str(said), "are not shares of the rows", "give values above 0, at most 1 in all"
         )
+    return shares
+
+
+def _at_random(split: Split, rows: int, classes: Index | None) -> Index:
+    """Within each class, the rows in random order get the parts in turn of their shares."""
+    shares = _shares(split)
     of_class = classes if classes is not None and split.stratify else np.zeros(rows, dtype=np.int64)
     order = np.lexsort((np.random.default_rng(split.seed).random(rows), of_class))
     counts = np.bincount(of_class) if rows else np.zeros(0, dtype=np.int64)

@@ -36,11 +36,19 @@ def make_target(dataset: Dataset, table: pa.Table) -> Target:
     said = f"{dataset.target}: {task} ({values.type}, {distinct:,} distinct values)"
     if dataset.task == "auto":
         said += "; say dataset.task=... to change"
-    if task == "regression":
-        return Target(task, (), _numbers(dataset.target, values), said)
-    classes = _classes(dataset, task, values)
-    index = pc.index_in(category_texts(values), pa.array(classes))
-    return Target(task, classes, index.to_numpy().astype(np.int64), f"{said}: {', '.join(classes[:6])}")
+    classes = _classes(dataset, task, values) if task != "regression" else ()
+    said += f": {', '.join(classes[:6])}" if classes else ""
+    return Target(task, classes, target_values(dataset.target, classes, values), said)
+
+
+def target_values(name: str, classes: tuple[str, ...], values: pa.ChunkedArray) -> Array:
+    """Return the index of each value's class, int64, or where there are no classes the values, float32."""
+    if not classes:
+        return _numbers(name, values)
+    index = pc.index_in(category_texts(values), pa.array(classes, pa.string()))
+    if index.null_count:
+        raise BadInput("dataset.target", name, "has a value that is none of its classes", "restore the data")
+    return np.asarray(index.to_numpy().astype(np.int64))
 
 
 def _infer(values: pa.ChunkedArray, distinct: int) -> str:

@@ -15,9 +15,11 @@ from torch.utils import deterministic
 from conf.component import make
 from conf.errors import BadInput
 from conf.schema import TrainConfig
+from jobs.models.features import tensor
 from jobs.models.predictor import build
 from jobs.training.average import Average
-from jobs.training.batches import Resident, steps
+from jobs.training.batch import steps
+from jobs.training.batches import Batches, batches
 from jobs.training.context import Context
 from jobs.training.epoch import Epoch
 from jobs.training.examples import TrainingData
@@ -72,10 +74,10 @@ class Loop:
         torch.manual_seed(cfg.seed * 1_000_003 + context.rank)  # dropout differs between workers
         self._random = random_state()
         self._predictor = predictor
-        self._train, self._validation = (Resident(predictor, part, context) for part in (data.train, data.validation))
+        self._train, self._validation = (batches(predictor, part, context) for part in (data.train, data.validation))
         self.network = context.wrap(prepared(predictor.network, cfg.training))
         self._optimizer = make("optimizer", cfg.optimizer, Optimizer, params=self.network.parameters())
-        loss = TrainingLoss(cfg.training, predictor, self._train.target)
+        loss = TrainingLoss(cfg.training, predictor, tensor(data.train.target).to(context.device))
         self.update = Update(cfg.training, self.network, self._optimizer, loss, context)
         self._average = Average(self.update.parameters, cfg.training.average)
         self._steps_per_epoch = steps(cfg.training, self._train.rows)
@@ -150,7 +152,7 @@ class Loop:
         return min(batches * self._cfg.training.batch_size, self._train.rows)
 
     @torch.no_grad()
-    def validate(self, part: Resident) -> dict[str, float]:
+    def validate(self, part: Batches) -> dict[str, float]:
         """Return the metrics over a whole part, each worker having computed its rows."""
         predictor, context = self._predictor, self.context
         network = predictor.network.eval()
@@ -192,7 +194,7 @@ class Loop:
         with torch.no_grad():
             for _ in range(LATENCY_RUNS):
                 started = time.perf_counter()
-                network(*(part[:1] for part in self._train.inputs)).cpu()
+                network(*self._train.one).cpu()
                 took.append((time.perf_counter() - started) * 1000)
         return statistics.median(took)
 

@@ -13,7 +13,7 @@ from torch.profiler import record_function
 
 from conf.errors import BadInput
 from conf.schema import Training
-from jobs.training.batches import Batch
+from jobs.training.batch import Batch
 from jobs.training.context import Context
 from jobs.training.loss import TrainingLoss
 

@@ -103,7 +103,7 @@ def run_search(asked: Search) -> SearchResult:
         wait_s = LEAVE_S
         try:
             with impatient(), session.connect(cfg.cluster, state_api=on_workers(cfg.scaling)):
-                data = ray.put(prepare(prepared.data))
+                data = ray.put(prepare(cfg, prepared.data))
                 where = Execution(cfg, run.id, folder, data)
                 execute(where, searcher, prepared.scheduler, watch)
                 confirmed = confirm(where, study, prepared.space, prepared.goals, shown)

@@ -160,7 +160,7 @@ class Trial(tune.Trainable):
 
     def _worst(self, curve: list[dict[str, float]], number: int, why: str) -> dict[str, Any]:
         """Return the report of a trial whose loss is no longer finite: it has finished with the worst value."""
-        report = Epoch(number, number * len(self._data.train.target), {}, self._asked.worst, last=True).report()
+        report = Epoch(number, number * self._data.train.rows, {}, self._asked.worst, last=True).report()
         return {**report, CURVE: [*curve, report], DIVERGED: why, "done": True}
 
     def _in_time(self, epoch: Epoch, now: float) -> None:

@@ -70,7 +70,7 @@ def space(seconds: float | None) -> list[str]:
 def prepared(epochs: int, seconds: float | None) -> tuple[TrainConfig, TrainingData]:
     """Return config and data, made once in each process."""
     cfg = compose("train", overrides(epochs, seconds), TrainConfig)
-    return cfg, prepare(load(cfg.dataset, cfg.split))
+    return cfg, prepare(cfg, load(cfg.dataset, cfg.split))
 
 
 def loop(epochs: int, seconds: float | None, lr: float, weight_decay: float, width: int) -> Loop:

@@ -50,7 +50,7 @@ def trained(*said: str) -> Problem:
     budget = (f"training.epochs={EPOCHS}", f"training.patience={EPOCHS}")
     fixed = ("model=mlp", *budget, *said)
     cfg = compose("train", list(fixed), TrainConfig)
-    data = prepare(load(cfg.dataset, cfg.split))
+    data = prepare(cfg, load(cfg.dataset, cfg.split))
     _, mode = selection_metric(data.schema.task, cfg.training.metric)
     space = {
         "optimizer.lr": "tag(log, interval(1e-4, 1e-1))",

@@ -11,7 +11,8 @@ from pyarrow import csv, parquet
 
 from conf.errors import BadInput
 from conf.schema import Column, Dataset, Split
-from jobs.data.load import content_hash, default_name, load, open_sealed, real_rows
+from jobs.data.content import content_hash
+from jobs.data.load import default_name, load, open_sealed, real_rows
 from jobs.data.split import assign
 
 RANDOM = Split(fractions={"train": 0.6, "validation": 0.2, "test": 0.2})

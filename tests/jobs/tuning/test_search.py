@@ -131,7 +131,7 @@ def test_replicates_in_lockstep_train_as_they_would_alone(houses) -> None:
     from jobs.training.examples import prepare
 
     configs = [houses(f"seed={seed}", "training.epochs=4", "training.patience=9") for seed in (1, 2)]
-    data = prepare(load(configs[0].dataset, configs[0].split))
+    data = prepare(configs[0], load(configs[0].dataset, configs[0].split))
     alone = [list(Loop(cfg, data, LocalContext())) for cfg in configs]
     together = list(Replicates(configs, data))
     assert [epoch.number for epoch in together] == [1, 2, 3, 4]
