@@ -18,6 +18,7 @@ from pyarrow import csv
 
 from cluster import session
 from cluster.columns import Array, ModelSchema, raw_from_table
+from cluster.progress import Step, step
 from cluster.storage import storage_path
 from conf.errors import BadInput
 from conf.schema import Cluster, Dataset, Split
@@ -48,8 +49,9 @@ def store(dataset: Dataset, split: Split, data: Data, cluster: Cluster) -> dict[
     if not home.exists():
         half = home.with_name(f"{home.name}.half-{uuid.uuid4().hex}")
         try:
-            with session.connect(cluster):
-                _write(dataset, split, data.schema, half)
+            rows = sum(data.sizes[part] for part in OPEN)
+            with session.connect(cluster), step(f"store {rows:,} rows, encoded") as shown:
+                _write(dataset, split, data.schema, half, shown)
             half.rename(home)
         except OSError as full:
             if not home.exists():  # else another run was first
@@ -60,13 +62,14 @@ def store(dataset: Dataset, split: Split, data: Data, cluster: Cluster) -> dict[
     return {part: Stored.open(home / part) for part in OPEN}
 
 
-def _write(dataset: Dataset, split: Split, schema: ModelSchema, folder: Path) -> None:
+def _write(dataset: Dataset, split: Split, schema: ModelSchema, folder: Path, shown: Step) -> None:
     shapes = row_shapes(schema)
     writers = {parts_of(split).index(part): Writer(folder / part, shapes) for part in OPEN}
     for block in _encoded_blocks(dataset, split, schema):
         for number, writer in writers.items():
             own = block[_PART] == number
             writer.append({name: block[name][own] for name in shapes if name in block})
+        shown.update(f"{sum(writer.rows for writer in writers.values()):,} are written")
     for writer in writers.values():
         writer.close()
 

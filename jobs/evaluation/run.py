@@ -52,6 +52,11 @@ def evaluate_run(cfg: EvaluateConfig, tracking: Tracking) -> Evaluation:
     if cfg.final:
         notes.append(_record_opening(tracking, run))
         parts |= open_sealed(trained.dataset, trained.split)
+    notes += [
+        f"{name}: a sample of {len(part.target):,} of its {data.sizes[name]:,} rows."
+        for name, part in parts.items()
+        if len(part.target) < data.sizes[name]
+    ]
     bundle = Bundle.load(version.folder)
     if bundle.schema != data.schema:
         bound = "was trained on data that read differently today"

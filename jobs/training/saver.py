@@ -28,6 +28,7 @@ class Saver:
     """Watches one process's loop; of several workers each has one, and they do the same at the same step.
 
     asked_to_stop: looked at between two steps. agree: returns, for numbers of each worker, the largest of all.
+    warned: whether this host is about to be taken away, which is a reason to save once.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class Saver:
         rank: int,
         asked_to_stop: Callable[[], bool],
         agree: Callable[[list[float]], list[float]] | None = None,
+        warned: Callable[[], bool] = lambda: False,
     ) -> None:
         self._folder, self._training, self._rank = folder, training, rank
-        self._asked_to_stop, self._agree = asked_to_stop, agree
+        self._asked_to_stop, self._agree, self._warned = asked_to_stop, agree, warned
+        self._heeded = False
         self._saved, self._steps = time.monotonic(), 0
         self._checkpoints: Any = None
         self._meter: Meter | None = None
@@ -88,7 +91,9 @@ class Saver:
                 self._without(error)
 
     def _save_where(self, loop: Loop, due: bool) -> None:
-        asked = [float(self._asked_to_stop()), float(due)]
+        warned = not self._heeded and self._warned()
+        self._heeded |= warned
+        asked = [float(self._asked_to_stop()), float(due or warned)]
         stop, save = self._agree(asked) if self._agree is not None else asked
         if not (stop or save):
             return

@@ -11,6 +11,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.execution.context import get_train_context as get_internal_train_context
 from torch import distributed
 
 from cluster.shared import check_shared
@@ -130,7 +131,7 @@ def _train(task: _Task) -> None:
     if fitted is not None:
         cfg = replace(cfg, training=replace(cfg.training, micro_batch=fitted))
     rank = ray.train.get_context().get_world_rank()
-    saver = Saver(folder, cfg.training, rank, folder.stop.exists, _largest)
+    saver = Saver(folder, cfg.training, rank, folder.stop.exists, _largest, _warned)
     profilers = [Profiler(folder)] if cfg.profiler and rank == 0 else []
     context = WorkerContext(cfg.scaling.strategy, [saver, *profilers], folder.write_micro_batch)
     outcome = fit(cfg, ray.get(task.data), context)
@@ -138,6 +139,14 @@ def _train(task: _Task) -> None:
     if rank == 0:
         folder.write_outcome(outcome)
     ray.train.report(context.latest.report() if context.latest else outcome.metrics)
+
+
+def _warned() -> bool:
+    """Return whether a host of the run is to be taken away soon (a spot instance, a drained node), as Ray was told.
+
+    `ray.train.get_preemption_info` waits for all workers each time; what this one knows, its saver shares anyway.
+    """
+    return get_internal_train_context().preemption_context.preemption_info is not None
 
 
 def _largest(numbers: list[float]) -> list[float]:

@@ -1,7 +1,8 @@
 """Training against its peers, one JSON line a figure: python -m tests.bench.train [--quick] [FIGURE ...].
 
-Figures: loop (in one process), workers (two), start (of Ray Train, and what a report and a checkpoint cost); all by
-default. --quick takes a tenth of the rows and repeats nothing: to see that all runs, not to be quoted.
+Figures: loop (in one process), workers (two), start (of Ray Train, and what a report and a checkpoint cost), stream
+(a file that is not read whole, against itself in memory, and four times as long); all by default. --quick takes a tenth
+of the rows and repeats nothing: to see that all runs, not to be quoted.
 
 All rows train the same network on the same table with the same batches (tests/bench/peers/loops.py), one thread a
 process, each in a process of its own, the rows of a figure in turn. Rates are samples a second from the second epoch
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import cluster
 from tests.bench.peers.loops import BATCH, overrides
@@ -27,7 +29,7 @@ from tests.bench.peers.loops import BATCH, overrides
 ROOT = Path(__file__).parents[2]
 QUICK = "--quick" in sys.argv
 ROWS, EPOCHS, REPEATS = (100_000, 3, 1) if QUICK else (1_000_000, 3, 3)
-LOOPS = "tests.bench.peers.loops"
+LOOPS, FILES = "tests.bench.peers.loops", "tests.bench.peers.files"
 UNFUSED = "optimizer.fused=false"  # as the peers' optimizer is by default
 
 
@@ -122,6 +124,12 @@ def start() -> None:
             seconds = statistics.median(took[clock][1:])
             said = {"goal": goal, "met": seconds <= goal} if clock == "whole" else {}
             say(f"start.{count}_workers.{clock}", seconds, "s", runs=times - 1, **said)
+    epochs = 10 if QUICK else 60
+    rows, one = 2000, [f"training.batch_size={BATCH}", "scaling.num_workers=1"]
+    reported = statistics.median(fit(epochs, *one, rows=rows)["rates"])
+    alone = statistics.median(json.loads(call("-m", LOOPS, "ours", str(rows), str(epochs))))
+    report = 1000 * rows * (1 / reported - 1 / alone)
+    say("start.report", report, "ms an epoch, its record included", goal=50, met=report <= 50, runs=epochs)
     rates: dict[str, list[float]] = {"none": [], "each_epoch": []}
     for _ in range(REPEATS):
         for row, every in (("none", 3600), ("each_epoch", 0)):
@@ -130,7 +138,30 @@ def start() -> None:
     say("start.checkpoint_stall", lost, "share of the time", goal=0.02, met=lost < 0.02, runs=REPEATS)
 
 
-FIGURES = {"loop": loop, "workers": workers, "start": start}
+def stream() -> None:
+    """Compare a streamed file with one in memory, and with one four times as long."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {factor: str(Path(folder) / f"{factor}.parquet") for factor in (1, 4)}
+        found: dict[tuple[str, int], list[dict[str, Any]]] = {
+            (row, n): [] for row in ("memory", "stream") for n in paths
+        }
+        for factor, path in paths.items():
+            call("-m", FILES, "write", path, str(factor * ROWS))
+            call("-m", FILES, "stream", path, "1", folder)  # the first stores it
+        for _ in range(REPEATS):
+            for (row, factor), runs in found.items():
+                runs.append(json.loads(call("-m", FILES, row, paths[factor], str(EPOCHS), folder)))
+    rates = {
+        f"{row} x{factor}": [rate for run in runs for rate in run["rates"]] for (row, factor), runs in found.items()
+    }
+    compare("stream", "stream x1", {"memory x1": 0.7}, rates)
+    peaks = {row: statistics.median(run["peak"] for run in runs) for row, runs in found.items()}
+    for (row, factor), peak in peaks.items():
+        say(f"stream.{row} x{factor}.peak", peak, "MB", runs=REPEATS)
+    say("stream.peak x4/x1", peaks["stream", 4] / peaks["stream", 1], "ratio", goal=1.05)
+
+
+FIGURES = {"loop": loop, "workers": workers, "start": start, "stream": stream}
 
 if __name__ == "__main__":
     if "--fit" in sys.argv:

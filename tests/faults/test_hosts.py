@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -56,22 +57,62 @@ def records(storage: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path else []
 
 
-def test_two_hosts_follow_the_curve_of_one_process_and_a_lost_one_is_done_without(two, tmp_path) -> None:
+ELASTIC = (*DDP, "scaling.min_workers=1", "scaling.max_workers=2")
+
+
+def wait(running: subprocess.Popen[str], storage: Path, enough: Callable[[list[dict[str, object]]], bool]) -> None:
+    deadline = time.monotonic() + 240
+    while not enough(records(storage)):
+        assert running.poll() is None, running.communicate()[0]
+        assert time.monotonic() < deadline, records(storage)[-3:]
+        time.sleep(0.05)
+
+
+def epochs(found: list[dict[str, object]]) -> int:
+    return len([record for record in found if "metrics" in record])
+
+
+def lost(two: Hosts, tmp_path: Path, lose: Callable[[int], None]) -> None:
+    """Lose the second host in a run's middle; its curve is that of one process, and one worker ended it."""
     alone = [sys.executable, "-m", "jobs.train", f"cluster.storage='{tmp_path / 'alone'}'", *TRAINING]
     subprocess.run([*alone, "training.epochs=8"], cwd=ROOT, capture_output=True, check=True)
-    running = start(two, tmp_path / "both", *DDP, "scaling.min_workers=1", "scaling.max_workers=2", "training.epochs=8")
-    deadline = time.monotonic() + 180
-    while len([record for record in records(tmp_path / "both") if "metrics" in record]) < 3:
-        assert running.poll() is None, running.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    two.kill(1)
-    said, _ = running.communicate(timeout=240)
+    running = start(two, tmp_path / "both", *ELASTIC, "training.epochs=8")
+    wait(running, tmp_path / "both", lambda found: epochs(found) >= 3)
+    lose(1)
+    said, _ = running.communicate(timeout=400)
     assert running.returncode == 0, said
     (curve, _), (together, tags) = losses(tmp_path / "alone"), losses(tmp_path / "both")
     np.testing.assert_allclose(together, curve, rtol=2e-3)
     assert int(tags["restarts"]) >= 1
     assert "on 1 workers" in tags[f"restart.{tags['restarts']}"]
+
+
+def test_two_hosts_follow_the_curve_of_one_process_and_a_lost_one_is_done_without(two, tmp_path) -> None:
+    lost(two, tmp_path, two.kill)
+
+
+@pytest.mark.slow
+def test_a_host_off_the_network_is_done_without(two, tmp_path) -> None:
+    lost(two, tmp_path, two.cut)
+
+
+@pytest.mark.slow
+def test_a_run_grows_again_when_its_host_is_back(two, tmp_path) -> None:
+    running = start(two, tmp_path, *ELASTIC, "training.epochs=2000")
+    try:
+        wait(running, tmp_path, lambda found: epochs(found) >= 2)
+        two.kill(1)
+        wait(running, tmp_path, lambda found: found[-1].get("epoch", 0) and workers(found) == [2, 1])
+        two.start(1)
+        wait(running, tmp_path, lambda found: workers(found)[-1] == 2 and "metrics" in found[-1])
+    finally:
+        running.kill()
+        running.communicate(timeout=60)
+
+
+def workers(found: list[dict[str, object]]) -> list[object]:
+    """Return how many workers each start had."""
+    return [record["workers"] for record in found if "started" in record]
 
 
 def test_a_storage_path_that_a_host_does_not_see_is_refused_before_training(two, tmp_path) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ray._raylet import GcsClient
+from ray.core.generated import autoscaler_pb2
 
 from cluster.tracking import KIND, connect
 from conf.schema import Cluster, Tracking
@@ -134,6 +136,36 @@ def test_a_training_in_process_goes_on(tmp_path, alone, kill) -> None:
 @pytest.mark.parametrize("kill", [kill_driver, terminate, kill_worker, kill_head])
 def test_a_training_on_workers_goes_on(tmp_path, together, kill) -> None:
     broken_and_resumed(tmp_path, together, kill, 3, *DDP)
+
+
+def drain(pid: int) -> None:
+    """Tell the Ray of a worker that its host will be taken away in ten minutes."""
+    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    address = next(line for line in variables if line.startswith("RAY_ADDRESS=")).removeprefix("RAY_ADDRESS=")
+    client = GcsClient(address=address)
+    (node,) = client.get_all_node_info()
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    accepted, why_not = client.drain_node(node.hex(), reason, "a test", int((time.time() + 600) * 1000))
+    assert accepted, why_not
+
+
+def test_a_training_is_saved_when_its_host_is_about_to_be_taken_away(tmp_path) -> None:
+    long = ("training.epochs=1000", "training.patience=1000", "training.checkpoint_every_s=3600")
+    running = start(tmp_path, *TRAINING, *long, *DDP)
+    try:
+        wait(running, tmp_path, 1)
+        assert not list(tmp_path.glob("train/*/checkpoints/*"))
+        drain(int(str(records(tmp_path)[0]["pid"])))
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("train/*/checkpoints/*/plain.json")):
+            assert running.poll() is None, running.communicate()[0]
+            assert time.monotonic() < deadline, "no checkpoint"
+            time.sleep(0.1)
+        before = epochs_over(tmp_path)
+        wait(running, tmp_path, before + 2)  # and it goes on until the host is gone
+    finally:
+        running.kill()
+        running.communicate(timeout=60)
 
 
 @pytest.mark.slow
