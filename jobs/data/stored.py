@@ -37,12 +37,17 @@ class Stored:
         """Return what a row takes."""
         return sum(np.dtype(kind).itemsize * int(np.prod(shape)) for kind, shape in self.shapes.values())
 
-    def read(self, runs: Sequence[tuple[int, int]]) -> dict[str, Array]:
-        """Return the rows of all runs (first row, how many), one after the other; raises OSError where they are short.
+    def read(self, runs: Sequence[tuple[int, int]]) -> list[Array]:
+        """Return each array's rows of all runs (first row, how many); raises OSError where they are short.
 
         They are read, not mapped: pages of a map would count as this process's memory.
         """
-        return {name: self._array(name, runs) for name in self.shapes}
+        return [self._array(name, runs) for name in self.shapes]
+
+    @property
+    def target(self) -> Array:
+        """Return the target of all rows."""
+        return self.array("target")
 
     def array(self, name: str) -> Array:
         """Return one array whole."""

@@ -12,6 +12,7 @@ from jobs.models.predictor import Predictor
 from jobs.training.batch import Batch
 from jobs.training.context import Context
 from jobs.training.examples import Examples
+from jobs.training.held import Held, fits
 from jobs.training.resident import Resident
 from jobs.training.streamed import Streamed
 
@@ -37,7 +38,7 @@ class Batches(Protocol):
 
 
 def batches(predictor: Predictor, part: Examples, context: Context) -> Batches:
-    """Return the batches of a part: of tensors on the device, or of what is stored of a part that is streamed."""
-    if part.stored:
-        return Streamed(predictor, part, part.stored, context)
+    """Return the batches of a part: of tensors where they fit on every device, else read from disk or memory."""
+    if part.stored or context.sum(float(not fits(part, context.device))):
+        return Streamed(predictor, part, part.stored or Held(part), context)
     return Resident(predictor, part, context)

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from itertools import chain
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from cluster.columns import Array
 from conf.errors import BadInput
 from conf.schema import Training
-from jobs.data.stored import Stored
 from jobs.models.features import tensor
 from jobs.models.predictor import Predictor
 from jobs.training.batch import Batch, rows_at_once, steps
@@ -25,23 +26,42 @@ WINDOW_BYTES, WINDOW_ROWS = 32 * 2**20, 2**16  # at most so much is shuffled tog
 Runs = list[tuple[int, int]]  # (first row, how many)
 
 
+class Source(Protocol):
+    """Rows that are read in runs: on disk, or in the host's memory."""
+
+    @property
+    def rows(self) -> int:
+        """Return how many there are."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Return what a row takes."""
+
+    @property
+    def target(self) -> Array:
+        """Return the target of all rows."""
+
+    def read(self, runs: Runs) -> list[Array]:
+        """Return the rows of all runs: the arrays in the order in which a predictor takes them, the target last."""
+
+
 class Streamed:
-    """One part on disk: runs of rows from everywhere in it make a window, whose rows are shuffled.
+    """One part that is not on the device: runs of rows from everywhere in it make a window, whose rows are shuffled.
 
     That is the two-level shuffle of CorgiPile (Xu et al. 2022, "In-database machine learning with CorgiPile:
     stochastic gradient descent without full data shuffle"): a batch has rows of up to 256 places, whatever the order
     of the files. Any batch of any epoch can be gone to without reading those before it.
     """
 
-    def __init__(self, predictor: Predictor, sample: Examples, stored: Stored, context: Context) -> None:
-        self.rows, self._predictor, self._stored, self._context = stored.rows, predictor, stored, context
-        self._window_rows = max(1, min(WINDOW_ROWS, WINDOW_BYTES // stored.row_bytes) // RUN) * RUN
+    def __init__(self, predictor: Predictor, sample: Examples, source: Source, context: Context) -> None:
+        self.rows, self._predictor, self._source, self._context = source.rows, predictor, source, context
+        self._window_rows = max(1, min(WINDOW_ROWS, WINDOW_BYTES // source.row_bytes) // RUN) * RUN
         self._sample = sample
 
     @cached_property
     def target(self) -> Tensor:
         """Return the target of all rows."""
-        return tensor(self._stored.array("target")).to(self._context.device)
+        return tensor(self._source.target).to(self._context.device)
 
     @cached_property
     def one(self) -> tuple[Tensor, ...]:
@@ -113,7 +133,7 @@ class Streamed:
 
     def _load(self, window: Runs) -> list[Tensor]:
         """Return the arrays of a window in memory that a GPU can copy from by itself."""
-        arrays = [tensor(array) for array in self._stored.read(window).values()]
+        arrays = [tensor(array) for array in self._source.read(window)]
         return [array.pin_memory() for array in arrays] if self._context.device.type == "cuda" else arrays
 
     @torch.no_grad()

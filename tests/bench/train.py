@@ -36,7 +36,8 @@ UNFUSED = "optimizer.fused=false"  # as the peers' optimizer is by default
 def call(*said: str) -> str:
     """Run a command and return what it printed last."""
     inherited = {key: value for key, value in os.environ.items() if key not in {*cluster.ENVIRONMENT, "RAY_ADDRESS"}}
-    own = {**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])])
+    own = {**inherited, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run([sys.executable, *said], cwd=ROOT, env=own, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, f"{said}: {ended.stderr[-3000:]}"
     return ended.stdout.splitlines()[-1]

@@ -16,7 +16,7 @@ from conf.schema import Scaling, Training
 from jobs.data.encode import Encoded
 from jobs.data.stored import Stored, Writer
 from jobs.models.predictor import build
-from jobs.training import streamed
+from jobs.training import batches, streamed
 from jobs.training.context import LocalContext
 from jobs.training.examples import Examples, TrainingData
 from jobs.training.folder import RunFolder
@@ -171,6 +171,16 @@ def test_two_workers_give_the_curve_of_one_process(
     )
     for name in ("train_loss", "val_loss", "val_auc"):
         np.testing.assert_allclose(*([m[name] for m in made.history] for made in (alone, together)), rtol=1e-4)
+
+
+def test_what_does_not_fit_the_device_is_read_from_memory_in_the_same_order(
+    stored_data, small_data, small_config, monkeypatch
+) -> None:
+    from_disk = fit(small_config(), stored_data("binary"), LocalContext())
+    monkeypatch.setattr(batches, "fits", lambda *_: False)
+    from_memory = fit(small_config(), small_data("binary"), LocalContext())
+    assert from_memory.weights_sha256 == from_disk.weights_sha256
+    assert from_memory.history == from_disk.history
 
 
 def test_classes_cannot_be_drawn_from_a_stream(stored_data, small_config) -> None:
