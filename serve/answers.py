@@ -25,7 +25,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """A status, a JSON body and headers."""
+    """A status, headers, and a body: bytes as they are, whatever else as JSON."""
 
     body: object
     status: int = 200
@@ -41,7 +41,7 @@ def refusal(refused: Refused) -> Answer:
 
 async def send(answer: Answer, respond: Send) -> None:
     """Send an answer through ASGI."""
-    body = orjson.dumps(answer.body, default=str)
+    body = answer.body if isinstance(answer.body, bytes) else orjson.dumps(answer.body, default=str)
     headers = {"content-type": "application/json", "content-length": str(len(body)), **answer.headers}
     pairs = [(key.encode("latin-1"), _header_value(value)) for key, value in headers.items()]
     await respond({"type": "http.response.start", "status": answer.status, "headers": pairs})
@@ -53,11 +53,8 @@ def _header_value(text: str) -> bytes:
     return "".join(c if c.isprintable() else "?" for c in text).encode("latin-1", "replace")
 
 
-async def read_json(scope: Scope, receive: Receive, most_bytes: int) -> dict[str, Any]:
-    """Return the request's JSON object; raises Refused with 400, 413 or 415."""
-    kind = header(scope, b"content-type").split(";")[0].strip().lower()
-    if kind and kind != "application/json":
-        raise Refused(415, BadInput("content-type", kind, "is not JSON", "send content-type: application/json"))
+async def read_body(receive: Receive, most_bytes: int) -> bytes:
+    """Return the request's body; raises Refused with 413 where it is too large."""
     chunks, size, more = [], 0, True
     while more:
         message = await receive()
@@ -67,13 +64,31 @@ async def read_json(scope: Scope, receive: Receive, most_bytes: int) -> dict[str
         if size > most_bytes:
             bound = f"is larger than {most_bytes:,} bytes"
             raise Refused(413, BadInput("body", None, bound, "send fewer rows at once"))
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """Return a body's JSON object; raises Refused with 400 where it is none."""
     try:
-        body = orjson.loads(b"".join(chunks))
+        said = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise Refused(400, BadInput("body", None, f"is not JSON ({error})", "send a JSON object")) from error
-    if not isinstance(body, dict):
+    if not isinstance(said, dict):
         raise Refused(400, BadInput("body", None, "is not a JSON object", 'send {"rows": [...]}'))
-    return body
+    return said
+
+
+def content_type(scope: Scope, *known: str) -> str:
+    """Return the request's content type, the first known one where it says none; raises Refused (415) for another."""
+    kind = header(scope, b"content-type").split(";")[0].strip().lower() or known[0]
+    if kind not in known:
+        raise Refused(
+            415, BadInput("content-type", kind, "is not taken here", f"send content-type: {' or '.join(known)}")
+        )
+    encoding = header(scope, b"content-encoding").lower()
+    if encoding not in ("", "identity"):
+        raise Refused(415, BadInput("content-encoding", encoding, "is not taken here", "send the body as it is"))
+    return kind
 
 
 def header(scope: Scope, name: bytes) -> str:

@@ -2,72 +2,102 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
-import time
-import uuid
-from datetime import UTC, datetime
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
-from typing import Any
-
-import pyarrow as pa
 
 from cluster import records
-from cluster.columns import Array, ModelSchema, Raw, raw_from_columns, raw_from_rows
-from cluster.records import FEEDBACK_SCHEMA, Prediction, SegmentWriter
+from cluster.records import Prediction, SegmentWriter
 from cluster.storage import storage_path
 from conf.errors import BadInput, nearest
 from conf.schema import DeployConfig
-from serve.answers import Answer, Receive, Refused, Scope, Send, header, read_json, refusal, send
-from serve.traffic import assign
+from serve import feedback, inference, native, scoring
+from serve.answers import (
+    Answer,
+    Receive,
+    Refused,
+    Scope,
+    Send,
+    content_type,
+    header,
+    read_body,
+    read_json,
+    refusal,
+    send,
+)
+from serve.description import description, docs
+from serve.prediction import Asked, Predictor
 from serve.variants import Variants
 
 FLUSH_S, COMMIT_S, QUEUED = 1.0, 0.01, 100_000
-Feedback = dict[str, object]
+JSON, CSV, BINARY = "application/json", "text/csv", "application/octet-stream"
+Handler = Callable[[Scope, Receive], Awaitable[Answer]]
 
 
 class Application:
-    """Answers /<name>/predict, /<name>/feedback and /<name>/healthz."""
+    """Answers, under /<name>: the own protocol, the Open Inference Protocol (/v2) and MLflow's (/invocations)."""
 
     def __init__(self, cfg: DeployConfig) -> None:
         self._cfg = cfg
         self._variants = Variants(cfg)
         storage, schema = storage_path(cfg.cluster), self._variants.live.schema
-        self._predictions = SegmentWriter[Prediction](
+        self._log = SegmentWriter[Prediction](
             records.folder(storage, records.PREDICTIONS, cfg.name),
             partial(records.prediction_table, schema=schema),
             FLUSH_S,
             QUEUED,
         )
-        self._feedback = SegmentWriter[Feedback](
-            records.folder(storage, records.FEEDBACK, cfg.name), _feedback_table, COMMIT_S, QUEUED
+        self._feedback = SegmentWriter[feedback.Feedback](
+            records.folder(storage, records.FEEDBACK, cfg.name), feedback.table, COMMIT_S, QUEUED
         )
-        self._routes = {
-            "/predict": ("POST", self._predict),
+        self._predict = Predictor(cfg, self._variants, self._log)
+        self._most_bytes = int(cfg.serving.max_body_mb * 1e6)
+        model = f"/v2/models/{cfg.name}"
+        self._routes: dict[str, tuple[str, Handler]] = {
+            "/predict": ("POST", self._native),
             "/feedback": ("POST", self._accept_feedback),
+            "/invocations": ("POST", self._mlflow),
+            "/ping": ("GET", self._ping),
             "/healthz": ("GET", self._health),
+            "/readyz": ("GET", self._health),
+            "/openapi.json": ("GET", self._openapi),
+            "/docs": ("GET", self._docs),
+            "/v2": ("GET", self._server),
+            "/v2/health/live": ("GET", partial(self._yes, {"live": True})),
+            "/v2/health/ready": ("GET", partial(self._yes, {"ready": True})),
+            model: ("GET", self._metadata),
+            f"{model}/ready": ("GET", partial(self._yes, {"name": cfg.name, "ready": True})),
+            f"{model}/infer": ("POST", self._infer),
         }
+        self._versioned = re.compile(rf"({re.escape(model)})/versions/([0-9]{{1,9}})(|/ready|/infer)")
 
     def close(self) -> None:
         """Write what is left of the records."""
         self._variants.close()
-        self._predictions.close()
+        self._log.close()
         self._feedback.close()
 
     async def __call__(self, scope: Scope, receive: Receive, respond: Send) -> None:
         """Answer one request (ASGI)."""
         if scope["type"] != "http":
             return
+        path = str(scope["path"]).removeprefix(f"/{self._cfg.name}")
+        said = inference.error if path.startswith("/v2") else refusal
         try:
-            answer = await self._answer(scope, receive)
+            answer = await self._answer(path, scope, receive)
         except Refused as refused:
-            answer = refusal(refused)
+            answer = said(refused)
         except BadInput as why:
-            answer = refusal(Refused(422, why))
+            answer = said(Refused(422, why))
         await send(answer, respond)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        path = str(scope["path"]).removeprefix(f"/{self._cfg.name}")
+    async def _answer(self, path: str, scope: Scope, receive: Receive) -> Answer:
+        if (versioned := self._versioned.fullmatch(path)) is not None:
+            path = f"{versioned[1]}{versioned[3]}"
+            scope = {**scope, "version": self._there(int(versioned[2]))}
+        if path.startswith("/docs/"):
+            return docs(path.removeprefix("/docs/"))
         if path not in self._routes:
             raise Refused(404, BadInput("path", scope["path"], "is not here", nearest(path, self._routes)))
         method, answer = self._routes[path]
@@ -76,69 +106,42 @@ class Application:
             raise Refused(405, why)
         return await answer(scope, receive)
 
-    async def _predict(self, scope: Scope, receive: Receive) -> Answer:
-        started = time.perf_counter()
-        body = await read_json(scope, receive, int(self._cfg.serving.max_body_mb * 1e6))
-        live = self._variants.live
-        # the proxy gives every request an x-request-id, so that a client's own in the body comes first
-        request_id = _text(body, "request_id") or header(scope, b"x-request-id") or uuid.uuid4().hex
-        unit = header(scope, b"x-unit-id") or _text(body, "unit") or request_id
-        variant = live.variants[assign(live.policy.ab_test, unit, live.policy.weights)]
-        raw = self._raw(body, variant.bundle.schema)
-        outputs = variant.bundle.predict(raw)
-        answer = {
-            "predictions": _predictions(outputs, variant.bundle.schema),
-            "model": self._cfg.name,
-            "version": variant.version.number,
-            "variant": variant.alias,
-            "request_id": request_id,
-        }
-        if self._cfg.serving.log_predictions:
-            latency_ms = (time.perf_counter() - started) * 1000
-            self._predictions.append(
-                Prediction(
-                    request_id, time.time(), variant.version.number, variant.alias, unit, raw, outputs, latency_ms
-                )
-            )
-        return Answer(answer, headers={"x-request-id": request_id, "x-variant": variant.alias})
+    def _there(self, number: int) -> int:
+        """Return a version that is live; raises Refused (404) for another."""
+        return self._variants.live.of_version(number).version.number
 
-    def _raw(self, body: dict[str, Any], schema: ModelSchema) -> Raw:
-        """Return the raw columns of {"rows": [...]} or {"columns": {...}}; raises BadInput."""
-        unknown = set(body) - {"rows", "columns", "unit", "request_id"}
-        if unknown:
-            raise BadInput(sorted(unknown)[0], None, "is not a field of a request", "give rows or columns, unit")
-        if ("rows" in body) == ("columns" in body):
-            raise BadInput("body", None, "has not exactly one of rows and columns", 'send {"rows": [{...}]}')
-        rows, columns, most = body.get("rows"), body.get("columns"), self._cfg.serving.max_rows
-        if isinstance(rows, list) and rows:
-            count = len(rows)
-        elif isinstance(columns, dict) and columns:
-            count = max((len(values) for values in columns.values() if isinstance(values, list)), default=0)
-        else:
-            count = 0
-        if not count:
-            key, kind = ("rows", "a list of objects") if "rows" in body else ("columns", "an object of lists")
-            raise BadInput(key, None, "is empty or of the wrong type", f"give {kind}")
-        if count > most:
-            bound = f"are more than serving.max_rows={most}"
-            raise Refused(413, BadInput("rows", count, bound, "send fewer at once"))
-        return raw_from_rows(rows, schema) if isinstance(rows, list) else raw_from_columns(columns or {}, schema)
+    def _named(self, asked: Asked, scope: Scope) -> Asked:
+        """Return what is asked with the unit and the id that headers say.
+
+        The proxy gives every request an x-request-id, so that a client's own in the body comes first.
+        """
+        unit = header(scope, b"x-unit-id") or asked.unit
+        return replace(asked, unit=unit, request_id=asked.request_id or header(scope, b"x-request-id"))
+
+    async def _native(self, scope: Scope, receive: Receive) -> Answer:
+        kind = content_type(scope, JSON, native.ARROW)
+        body = await read_body(receive, self._most_bytes)
+        asked = native.read(read_json(body)) if kind == JSON else native.read_arrow(body)
+        predicted = self._predict(self._named(asked, scope))
+        return (native.write if kind == JSON else native.write_arrow)(predicted, self._cfg.name)
+
+    async def _mlflow(self, scope: Scope, receive: Receive) -> Answer:
+        kind = content_type(scope, JSON, CSV)
+        body = await read_body(receive, self._most_bytes)
+        asked = scoring.read(read_json(body)) if kind == JSON else scoring.read_csv(body)
+        return scoring.write(self._predict(self._named(asked, scope)))
+
+    async def _infer(self, scope: Scope, receive: Receive) -> Answer:
+        content_type(scope, JSON, BINARY)
+        body = await read_body(receive, self._most_bytes)
+        length = header(scope, inference.BINARY_LENGTH.encode())
+        infer = inference.read(body, length, scope.get("version"))
+        return inference.write(self._predict(self._named(infer.asked, scope)), infer, self._cfg.name)
 
     async def _accept_feedback(self, scope: Scope, receive: Receive) -> Answer:
-        """Acknowledge only what is on disk."""
-        body = await read_json(scope, receive, int(self._cfg.serving.max_body_mb * 1e6))
-        given = body.get("feedback", [body])
-        if not isinstance(given, list) or not given or not all(isinstance(item, dict) for item in given):
-            raise BadInput("feedback", None, "is not a list of objects", 'send {"request_id": ..., "label": ...}')
-        schema = self._variants.live.schema
-        accepted = [_feedback(item, i, schema) for i, item in enumerate(given)]
-        waiting = [asyncio.wrap_future(self._feedback.append_durably(item)) for item in accepted]
-        try:
-            await asyncio.gather(*waiting)
-        except OSError as error:
-            why = BadInput("feedback", None, f"cannot be kept ({error})", "send it again later")
-            raise Refused(503, why) from error
-        return Answer({"accepted": len(accepted)})
+        content_type(scope, JSON)
+        body = read_json(await read_body(receive, self._most_bytes))
+        return Answer({"accepted": await feedback.accept(body, self._variants.live.schema, self._feedback)})
 
     async def _health(self, _scope: Scope, _receive: Receive) -> Answer:
         live = self._variants.live
@@ -150,53 +153,27 @@ class Application:
                 "weights": live.policy.weights,
                 "variants": {alias: variant.version.number for alias, variant in live.variants.items()},
                 "refused": self._variants.refused,
-                "log_dropped": self._predictions.dropped,
+                "log_dropped": self._log.dropped,
             }
         )
 
+    async def _ping(self, _scope: Scope, _receive: Receive) -> Answer:
+        return Answer(b"\n", headers={"content-type": "text/plain"})
 
-def _text(body: dict[str, Any], key: str) -> str:
-    value = body.get(key, "")
-    if not isinstance(value, str):
-        raise BadInput(key, repr(value)[:40], "is not a text", "give a string")
-    return value
+    async def _server(self, _scope: Scope, _receive: Receive) -> Answer:
+        return Answer({"name": "rungway", "version": "2", "extensions": ["binary_tensor_data"]})
 
+    async def _yes(self, said: dict[str, object], _scope: Scope, _receive: Receive) -> Answer:
+        return Answer(said)
 
-def _predictions(outputs: Array, schema: ModelSchema) -> list[dict[str, object]]:
-    if not schema.classes:
-        return [{"value": value} for value in outputs[:, 0].tolist()]
-    chosen = outputs.argmax(axis=1).tolist()
-    return [
-        {"label": schema.classes[best], "probabilities": dict(zip(schema.classes, row, strict=True))}
-        for best, row in zip(chosen, outputs.tolist(), strict=True)
-    ]
+    async def _metadata(self, scope: Scope, _receive: Receive) -> Answer:
+        live = self._variants.live
+        number = scope.get("version")
+        schema = live.schema if number is None else live.of_version(number).bundle.schema
+        return inference.metadata(self._cfg.name, live.numbers, schema)
 
+    async def _openapi(self, _scope: Scope, _receive: Receive) -> Answer:
+        return Answer(description(self._cfg, self._variants.live.schema))
 
-def _feedback(item: dict[str, Any], place: int, schema: ModelSchema) -> Feedback:
-    """Check one feedback; raises BadInput naming its place."""
-    where = f"feedback[{place}]"
-    if set(item) - {"request_id", "row", "label"} or not item.get("request_id") or "label" not in item:
-        raise BadInput(where, None, "has not the fields request_id, label and perhaps row", "give just these")
-    row, label = item.get("row", 0), item["label"]
-    if not isinstance(item["request_id"], str) or type(row) is not int or not 0 <= row < 2**31:
-        raise BadInput(where, None, "has a request_id that is no text, or a row that is no index", "correct it")
-    number = isinstance(label, int | float) and not isinstance(label, bool) and math.isfinite(label)
-    if schema.classes:
-        label = {True: "true", False: "false"}.get(label, label) if isinstance(label, bool) else label
-        if str(label) not in schema.classes:
-            raise BadInput(f"{where}.label", str(label)[:60], "is not a class", nearest(str(label), schema.classes))
-    elif not number:
-        raise BadInput(f"{where}.label", str(label)[:60], "is not a finite number", "give the true value")
-    now = datetime.now(UTC)
-    of_class = str(label) if schema.classes else None
-    return {
-        "request_id": item["request_id"],
-        "row": row,
-        "time": now,
-        "label": of_class,
-        "value": None if of_class else float(label),
-    }
-
-
-def _feedback_table(batch: list[Feedback]) -> pa.Table:
-    return pa.Table.from_pylist(batch, FEEDBACK_SCHEMA)
+    async def _docs(self, _scope: Scope, _receive: Receive) -> Answer:
+        return docs("")

@@ -12,6 +12,8 @@ from cluster.registry import Registry, Version
 from cluster.tracking import connect
 from conf.errors import BadInput
 from conf.schema import DeployConfig, Traffic
+from serve.answers import Refused
+from serve.doubts import Trained
 
 log = logging.getLogger("ray.serve")
 
@@ -23,6 +25,7 @@ class Variant:
     alias: str
     version: Version
     bundle: Bundle
+    trained: Trained
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,19 @@ class Live:
         """Return the champion's schema, or of whichever variant is first."""
         first = next(iter(self.variants.values()))
         return self.variants.get("champion", first).bundle.schema
+
+    @property
+    def numbers(self) -> list[int]:
+        """Return the versions that answer."""
+        return sorted({variant.version.number for variant in self.variants.values()})
+
+    def of_version(self, number: int) -> Variant:
+        """Return the variant that is a version; raises Refused (404) where none is."""
+        for variant in self.variants.values():
+            if variant.version.number == number:
+                return variant
+        there = ", ".join(map(str, self.numbers))
+        raise Refused(404, BadInput("version", number, "is not served", f"ask for {there}, or for none"))
 
 
 @dataclass
@@ -85,7 +101,7 @@ class Variants:
             version = self._registry.resolve(name, str(number))
             bundle = loaded.get(number) or self._warmed(version)
             loaded[number] = bundle
-            variants[alias] = Variant(alias, version, bundle)
+            variants[alias] = Variant(alias, version, bundle, Trained(bundle.schema))
         return Live(policy, variants)
 
     def _warmed(self, version: Version) -> Bundle:

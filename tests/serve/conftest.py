@@ -1,6 +1,7 @@
 """Two registered versions, and the application that serves them, driven as the ASGI application it is."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,13 @@ from jobs.train import train
 from serve.app import Application
 
 AB = Traffic("ab", {"champion": 0.5, "challenger": 0.5})
+
+
+def until(condition: Callable[[], object], seconds: float = 3.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @dataclass

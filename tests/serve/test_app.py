@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 
 import numpy as np
 import pytest
@@ -17,16 +16,9 @@ from cluster.tracking import connect
 from conf.schema import Cluster, DeployConfig, Traffic
 from jobs.train import train
 from serve.app import Application
-from tests.serve.conftest import Served
+from tests.serve.conftest import Served, until
 
 JSON = {"content-type": "application/json"}
-
-
-def until(condition, seconds: float = 3.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_it_answers_what_the_bundle_predicts(served) -> None:

@@ -1,0 +1,66 @@
+"""What became of a prediction: checked, and acknowledged only when it is on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from cluster.columns import ModelSchema
+from cluster.records import FEEDBACK_SCHEMA, SegmentWriter
+from conf.errors import BadInput, nearest
+from serve.answers import Refused
+
+Feedback = dict[str, object]
+
+
+async def accept(body: dict[str, Any], schema: ModelSchema, kept: SegmentWriter[Feedback]) -> int:
+    """Keep {"request_id", "label", "row"} or {"feedback": [...]} and return how many.
+
+    Raises BadInput naming the place of a mistake, with nothing kept, and Refused (503) where the disk takes none.
+    """
+    given = body.get("feedback", [body])
+    if not isinstance(given, list) or not given or not all(isinstance(item, dict) for item in given):
+        raise BadInput("feedback", None, "is not a list of objects", 'send {"request_id": ..., "label": ...}')
+    accepted = [_checked(item, i, schema) for i, item in enumerate(given)]
+    waiting = [asyncio.wrap_future(kept.append_durably(item)) for item in accepted]
+    try:
+        await asyncio.gather(*waiting)
+    except OSError as error:
+        why = BadInput("feedback", None, f"cannot be kept ({error})", "send it again later")
+        raise Refused(503, why) from error
+    return len(accepted)
+
+
+def _checked(item: dict[str, Any], place: int, schema: ModelSchema) -> Feedback:
+    """Check one feedback; raises BadInput naming its place."""
+    where = f"feedback[{place}]"
+    if set(item) - {"request_id", "row", "label"} or not item.get("request_id") or "label" not in item:
+        raise BadInput(where, None, "has not the fields request_id, label and perhaps row", "give just these")
+    row, label = item.get("row", 0), item["label"]
+    if not isinstance(item["request_id"], str) or type(row) is not int or not 0 <= row < 2**31:
+        raise BadInput(where, None, "has a request_id that is no text, or a row that is no index", "correct it")
+    number = isinstance(label, int | float) and not isinstance(label, bool) and math.isfinite(label)
+    if schema.classes:
+        label = {True: "true", False: "false"}.get(label, label) if isinstance(label, bool) else label
+        if str(label) not in schema.classes:
+            raise BadInput(f"{where}.label", str(label)[:60], "is not a class", nearest(str(label), schema.classes))
+    elif not number:
+        raise BadInput(f"{where}.label", str(label)[:60], "is not a finite number", "give the true value")
+    now = datetime.now(UTC)
+    of_class = str(label) if schema.classes else None
+    return {
+        "request_id": item["request_id"],
+        "row": row,
+        "time": now,
+        "label": of_class,
+        "value": None if of_class else float(label),
+    }
+
+
+def table(batch: list[Feedback]) -> pa.Table:
+    """Return records as they are written."""
+    return pa.Table.from_pylist(batch, FEEDBACK_SCHEMA)
