@@ -46,7 +46,8 @@ class Files:
     def scan(self) -> Iterator[pa.Table]:
         """Yield the rows in order, some at a time; raises BadInput where a file cannot be read."""
         files = arrow.dataset(self.paths, self.schema, self.arrow_format, self.filesystem)
-        batches = files.to_batches(batch_size=BATCH_ROWS, batch_readahead=2, fragment_readahead=1)
+        # one thread: several read on, far ahead of who takes the rows
+        batches = files.to_batches(batch_size=BATCH_ROWS, batch_readahead=2, fragment_readahead=1, use_threads=False)
         with _readable(",".join(self.paths)):
             for batch in batches:
                 yield pa.Table.from_batches([batch])
@@ -76,7 +77,8 @@ def files(dataset: Dataset) -> Files:
 
 def _format(name: str) -> arrow.FileFormat:
     if name == "parquet":
-        return arrow.ParquetFileFormat()
+        ahead = arrow.ParquetFragmentScanOptions(pre_buffer=False)  # else all bytes of a file are held
+        return arrow.ParquetFileFormat(default_fragment_scan_options=ahead)
     return arrow.CsvFileFormat(convert_options=csv.ConvertOptions(strings_can_be_null=True))
 
 
