@@ -128,7 +128,7 @@ class Application:
     async def _mlflow(self, scope: Scope, receive: Receive) -> Answer:
         kind = content_type(scope, JSON, CSV)
         body = await read_body(receive, self._most_bytes)
-        asked = scoring.read(read_json(body)) if kind == JSON else scoring.read_csv(body)
+        asked = scoring.read(scoring.parse(body)) if kind == JSON else scoring.read_csv(body)
         return scoring.write(self._predict(self._named(asked, scope)))
 
     async def _infer(self, scope: Scope, receive: Receive) -> Answer:

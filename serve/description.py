@@ -80,7 +80,7 @@ def description(cfg: DeployConfig, schema: ModelSchema) -> dict[str, Any]:
 
 def _components(schema: ModelSchema) -> dict[str, Any]:
     text = {"type": "string"}
-    error = {key: {} for key in ("key", "value", "bound", "remedy")} | {"message": text}
+    error: dict[str, Any] = {key: {} for key in ("key", "value", "bound", "remedy")} | {"message": text}
     tensor = {"name": text, "datatype": text, "shape": {"type": "array", "items": {"type": "integer"}}}
     return {
         "Row": _object({column.name: _column(column) for column in schema.columns}, closed=True),
@@ -179,7 +179,7 @@ def _post(
     if arrow:
         content[ARROW] = {"schema": {"type": "string", "format": "binary"}}
         answered["content"][ARROW] = {"schema": {"type": "string", "format": "binary"}}
-    said = {"summary": summary, "requestBody": {"required": True, "content": content}}
+    said: dict[str, Any] = {"summary": summary, "requestBody": {"required": True, "content": content}}
     if oip:
         said["parameters"] = [
             {"name": BINARY_LENGTH, "in": "header", "schema": {"type": "integer"}, "description": "bytes of JSON"}

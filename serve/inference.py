@@ -7,6 +7,7 @@ column, of shape [N] or [N, 1]; outputs `label` (BYTES [N]) and `probabilities` 
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass, field
 from typing import Any
@@ -219,7 +220,7 @@ def _plain(column: ColumnSchema, values: list[Any]) -> list[Any]:
     if column.type == "time":
         return [None if value == MISSING_TIME else value for value in values]
     if column.type in ("number", "boolean"):
-        return [None if isinstance(value, float) and value != value else value for value in values]
+        return [None if isinstance(value, float) and math.isnan(value) else value for value in values]
     return values
 
 

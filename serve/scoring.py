@@ -7,6 +7,7 @@ dataframe_records, instances and inputs as JSON, or CSV; its answer is {"predict
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ from pyarrow import csv
 
 from cluster.columns import ModelSchema, Raw, raw_from_columns, raw_from_rows
 from conf.errors import BadInput
-from serve.answers import Answer
+from serve.answers import Answer, Refused, read_json
 from serve.prediction import Asked, Predicted
 
 FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
@@ -37,6 +38,27 @@ def read(body: dict[str, Any]) -> Asked:
     if not isinstance(said, list) or not said or not all(isinstance(row, dict) for row in said):
         raise BadInput(form, None, "is not a list of objects", 'give [{"column": value, ...}]')
     return Asked(lambda schema: raw_from_rows(said, schema))
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """Return a body's JSON object, in which MLflow's client writes a missing value as NaN."""
+    try:
+        return read_json(body)
+    except Refused:
+        if b"NaN" not in body:
+            raise
+    try:
+        said = json.loads(body, parse_constant=_missing)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, BadInput("body", None, f"is not JSON ({error})", "send a JSON object")) from error
+    if not isinstance(said, dict):
+        raise Refused(400, BadInput("body", None, "is not a JSON object", f"give one of {', '.join(FORMS)}"))
+    return said
+
+
+def _missing(word: str) -> None:
+    if word != "NaN":
+        raise ValueError(f"{word} is no value")
 
 
 def read_csv(body: bytes) -> Asked:

@@ -25,6 +25,17 @@ def until(condition: Callable[[], object], seconds: float = 3.0) -> None:
         time.sleep(0.02)
 
 
+def ask(application: Any, method: str, path: str, **said: Any) -> httpx.Response:
+    """Send one request to an ASGI application."""
+
+    async def once() -> httpx.Response:
+        transport = httpx.ASGITransport(application, raise_app_exceptions=True)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path, **said)
+
+    return asyncio.run(once())
+
+
 @dataclass
 class Served:
     """An application, its registry, and real rows."""
@@ -36,13 +47,7 @@ class Served:
 
     def ask(self, method: str, path: str, **said: Any) -> httpx.Response:
         """Send one request."""
-
-        async def once() -> httpx.Response:
-            transport = httpx.ASGITransport(self.application, raise_app_exceptions=True)
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                return await client.request(method, f"/{self.cfg.name}{path}", **said)
-
-        return asyncio.run(once())
+        return ask(self.application, method, f"/{self.cfg.name}{path}", **said)
 
 
 @pytest.fixture

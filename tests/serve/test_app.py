@@ -130,7 +130,7 @@ def mistakes(row):
         (422, "POST", "/predict", {"json": {"rows": [{**row, "garden": "yes"}]}}, "rows[0].garden"),
         (422, "POST", "/predict", {"json": {"rows": [{**row, "kind": []}]}}, "rows[0].kind"),
         (422, "POST", "/predict", {"json": {"rows": [{**row, "sold": "in May"}]}}, "rows[0].sold"),
-        (422, "POST", "/predict", {"json": {"columns": dict.fromkeys(row, 1)}}, "columns: is empty"),
+        (422, "POST", "/predict", {"json": {"columns": dict.fromkeys(row, 1)}}, "columns.size: '1' is not a list"),
         (422, "POST", "/predict", {"json": {"rows": [row], "columns": {}}}, "not exactly one of rows and columns"),
         (400, "POST", "/predict", {"content": b""}, "is not JSON"),
         (422, "POST", "/predict", {"json": {"rows": [row], "unit": 7}}, "unit"),

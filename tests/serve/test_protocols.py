@@ -5,11 +5,13 @@ from collections.abc import Iterator
 
 import mlflow
 import numpy as np
+import orjson
 import pandas as pd
 import pyarrow as pa
 import pytest
 import uvicorn
-from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mlflow.pyfunc.scoring_server import init as stock_server
 from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 from pyarrow import ipc
@@ -20,7 +22,7 @@ from cluster.background import free_port
 from conf.schema import Traffic
 from serve.inference import BINARY_LENGTH
 from serve.native import ARROW
-from tests.serve.conftest import Served, until
+from tests.serve.conftest import Served, ask, until
 
 FORCED = {"x-unit-id": "u1"}
 
@@ -64,7 +66,7 @@ def test_tritons_client_gets_what_predict_answers(served, port, binary) -> None:
     assert described["versions"] == ["1", "2"]
     assert [tensor["name"] for tensor in described["inputs"]] == list(rows[0])
     wanted = [InferRequestedOutput(name, binary_data=binary) for name in ("label", "probabilities")]
-    made = client.infer("houses", tensors(rows, binary=binary), request_id="r9", outputs=wanted, headers=FORCED)
+    made = client.infer("houses", tensors(rows, binary=binary), request_id="r9", outputs=wanted, headers=dict(FORCED))
     said = served.ask("POST", "/predict", json={"rows": rows}, headers=FORCED).json()
     probabilities = [list(row["probabilities"].values()) for row in said["predictions"]]
     np.testing.assert_allclose(made.as_numpy("probabilities"), probabilities, rtol=1e-6)
@@ -99,11 +101,11 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_mlflows_payloads_are_answered_as_its_own_server_does(served, form) -> None:
     champion = served.registry.resolve("houses", "champion")
-    stock = TestClient(stock_server(mlflow.pyfunc.load_model(str(champion.folder))))
+    stock = stock_server(mlflow.pyfunc.load_model(str(champion.folder)))
     body = {form: FORMS[form](served.rows[:3])}
     served.registry.write_policy("houses", Traffic("ab", {"champion": 1.0}))
     until(lambda: served.ask("GET", "/healthz").json()["weights"] == {"champion": 1.0})
-    ours, theirs = served.ask("POST", "/invocations", json=body), stock.post("/invocations", json=body)
+    ours, theirs = served.ask("POST", "/invocations", json=body), ask(stock, "POST", "/invocations", json=body)
     assert (ours.status_code, theirs.status_code) == (200, 200), (ours.text, theirs.text)
     for mine, its in zip(ours.json()["predictions"], theirs.json()["predictions"], strict=True):
         assert mine == pytest.approx(its, rel=1e-6)
@@ -111,8 +113,11 @@ def test_mlflows_payloads_are_answered_as_its_own_server_does(served, form) -> N
 
 def test_mlflows_client_is_answered(served, port) -> None:
     client = ScoringServerClient("127.0.0.1", f"{port}/houses")
-    assert client.ping().status_code == 200
-    assert len(client.invoke(pd.DataFrame(served.rows[:3])).get_predictions()) == 3
+    client.ping()
+    rows = [{**served.rows[0], "size": None}, *served.rows[1:3]]  # which it sends as NaN
+    said = served.ask("POST", "/predict", json={"rows": rows}).json()
+    made = client.invoke(pd.DataFrame(rows)).get_predictions()
+    assert len(made) == len(said["predictions"]) == 3
 
 
 def test_csv_is_taken_like_json(served) -> None:
@@ -203,3 +208,59 @@ def test_the_page_and_its_description_are_there(served) -> None:
     described = served.ask("GET", "/openapi.json").json()
     assert described["info"]["description"] == "Predicts dear (binary)."
     assert set(described["components"]["schemas"]["Row"]["properties"]) == set(served.rows[0])
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def test_no_body_makes_it_fail(served) -> None:
+    names = st.sampled_from([*served.rows[0], "more"])
+    tensor = st.fixed_dictionaries(
+        {
+            "name": names | ANYTHING,
+            "datatype": st.sampled_from(["FP32", "INT64", "BYTES", "BOOL"]) | ANYTHING,
+            "shape": st.lists(st.integers(-1, 3), max_size=2) | ANYTHING,
+            "data": st.lists(ANYTHING, max_size=3) | ANYTHING,
+        },
+        optional={"parameters": st.fixed_dictionaries({"binary_data_size": st.integers(-1, 9)}) | ANYTHING},
+    )
+    infer = st.fixed_dictionaries({"inputs": st.lists(tensor, max_size=6)}, optional={"outputs": ANYTHING})
+    rows = st.lists(st.dictionaries(names, ANYTHING, max_size=6), max_size=2)
+    split = st.fixed_dictionaries({"columns": st.lists(names, max_size=6), "data": st.lists(ANYTHING, max_size=2)})
+    scored = st.dictionaries(st.sampled_from([*FORMS, "params"]), rows | split | ANYTHING, max_size=2)
+    asked = st.one_of(
+        st.tuples(st.just("/v2/models/houses/infer"), (infer | ANYTHING).map(orjson.dumps), st.just({})),
+        st.tuples(
+            st.just("/v2/models/houses/infer"),
+            st.tuples(infer.map(orjson.dumps), st.binary(max_size=20)).map(b"".join),
+            st.integers(0, 400).map(lambda length: {BINARY_LENGTH: str(length)}),
+        ),
+        st.tuples(st.just("/invocations"), (scored | ANYTHING).map(orjson.dumps), st.just({})),
+        st.tuples(st.just("/invocations"), st.binary(max_size=60), st.just({"content-type": "text/csv"})),
+        st.tuples(st.just("/predict"), st.binary(max_size=60), st.just({"content-type": ARROW})),
+    )
+
+    @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(asked)
+    def check(said) -> None:
+        path, body, headers = said
+        answer = served.ask("POST", path, content=body, headers=headers)
+        assert answer.status_code in (200, 400, 413, 415, 422), answer.text
+        if answer.status_code != 200:
+            assert answer.json()["error"]
+
+    check()
+
+
+def test_a_broken_arrow_stream_is_refused(served) -> None:
+    whole = stream(pa.Table.from_pylist(served.rows[:4]))
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        spoilt = bytearray(whole)
+        spoilt[random.integers(len(whole))] ^= 1 << random.integers(8)
+        answer = served.ask("POST", "/predict", content=bytes(spoilt), headers={"content-type": ARROW})
+        assert answer.status_code in (200, 400, 413, 422), answer.text
