@@ -82,7 +82,8 @@ def read(body: bytes, json_length: str, version: int | None) -> Infer:
     tensors = _tensors(inputs, memoryview(body)[length:])
     parameters = _parameters(said, "request")
     wanted = {}
-    for output in said.get("outputs") or []:
+    outputs = said.get("outputs") or []
+    for output in outputs if isinstance(outputs, list) else [outputs]:
         if not isinstance(output, dict) or not isinstance(output.get("name"), str):
             raise BadInput("outputs", None, "has an output without a name", 'give {"name": ...}')
         wanted[output["name"]] = bool(_parameters(output, output["name"]).get("binary_data", False))
@@ -155,7 +156,7 @@ def _tensors(inputs: list[dict[str, Any]], tail: memoryview) -> dict[str, list[A
         where = f"inputs[{i}]"
         if not isinstance(name, str) or name in found:
             raise BadInput(where, None, "has no name of its own", "give each column once")
-        if kind not in DTYPES and kind != "BYTES":
+        if not isinstance(kind, str) or (kind not in DTYPES and kind != "BYTES"):
             raise BadInput(
                 f"{where}.datatype", str(kind)[:20], "is no datatype", nearest(str(kind), [*DTYPES, "BYTES"])
             )
@@ -164,7 +165,7 @@ def _tensors(inputs: list[dict[str, Any]], tail: memoryview) -> dict[str, list[A
         if size is not None:
             if type(size) is not int or not 0 <= size <= len(tail):
                 raise BadInput(where, size, "is no binary_data_size within the body", "say the bytes of the tensor")
-            values, tail = _read(where, str(kind), tail[:size]), tail[size:]
+            values, tail = _read(where, kind, tail[:size]), tail[size:]
         else:
             data = tensor.get("data")
             values = _flat(data) if isinstance(data, list) else []
@@ -185,7 +186,7 @@ def _count(where: str, shape: object) -> int:
 
 
 def _flat(data: list[Any]) -> list[Any]:
-    return [value for each in data for value in each] if data and isinstance(data[0], list) else data
+    return [value for each in data for value in (each if isinstance(each, list) else [each])]
 
 
 def _read(where: str, kind: str, part: memoryview) -> list[Any]:

@@ -52,7 +52,8 @@ def read_arrow(body: bytes) -> Asked:
     """Read an Arrow IPC stream with a column for each input; raises BadInput where it is none, or does not fit."""
     try:
         table = ipc.open_stream(body).read_all()
-    except (pa.ArrowException, OSError) as error:
+        table.validate(full=True)  # offsets beyond a buffer would end the process when they are read
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         why = BadInput("body", None, f"is no Arrow stream ({str(error).splitlines()[0]})", "send an IPC stream")
         raise Refused(400, why) from error
     return Asked(lambda schema: _raw_from_arrow(table, schema))

@@ -65,9 +65,9 @@ def read_csv(body: bytes) -> Asked:
     """Read CSV with a header; raises BadInput where it is none."""
     try:
         table = csv.read_csv(io.BytesIO(body), convert_options=csv.ConvertOptions(strings_can_be_null=True))
-    except pa.ArrowException as error:
+        columns = {name: [_plain(value) for value in table[name].to_pylist()] for name in table.column_names}
+    except (pa.ArrowException, UnicodeDecodeError, KeyError) as error:  # a name that is twice there is none
         raise BadInput("body", None, f"is no CSV ({str(error).splitlines()[0]})", "give a header and rows") from error
-    columns = {name: [_plain(value) for value in table[name].to_pylist()] for name in table.column_names}
     return Asked(lambda schema: raw_from_columns(columns, schema))
 
 
