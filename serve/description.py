@@ -23,11 +23,11 @@ _PAGE = """<!DOCTYPE html>
 </html>
 """
 _JSON_TYPES: dict[str, dict[str, Any]] = {
-    "number": {"type": ["number", "null"]},
-    "boolean": {"type": ["boolean", "null"]},
-    "category": {"type": ["string", "number", "boolean", "null"]},
-    "time": {"type": ["string", "null"], "format": "date-time"},
-    "text": {"type": ["string", "null"]},
+    "number": {"type": "number", "nullable": True},
+    "boolean": {"type": "boolean", "nullable": True},
+    "category": {"anyOf": [{"type": "string", "nullable": True}, {"type": "number"}, {"type": "boolean"}]},
+    "time": {"type": "string", "format": "date-time", "nullable": True},
+    "text": {"type": "string", "nullable": True},
 }
 _REFUSALS = {
     "400": "The body cannot be read.",
@@ -49,7 +49,7 @@ def docs(name: str) -> Answer:
 
 
 def description(cfg: DeployConfig, schema: ModelSchema) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 description of one application."""
+    """Return the OpenAPI 3.0 description (what the page can show) of one application."""
     model = f"/v2/models/{cfg.name}"
     number = {"name": "version", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 1}}
     infer = _post("Open Inference Protocol", _infer(schema), {"$ref": "#/components/schemas/InferAnswer"}, oip=True)
@@ -70,7 +70,7 @@ def description(cfg: DeployConfig, schema: ModelSchema) -> dict[str, Any]:
         f"{model}/versions/{{version}}/infer": {"post": infer, "parameters": [number]},
     }
     return {
-        "openapi": "3.1.0",
+        "openapi": "3.0.3",
         "info": {"title": cfg.name, "version": "1", "description": f"Predicts {schema.target} ({schema.task})."},
         "servers": [{"url": f"/{cfg.name}"}],
         "paths": paths,
@@ -143,8 +143,8 @@ def _accepted() -> dict[str, Any]:
 
 def _mlflow(schema: ModelSchema) -> dict[str, Any]:
     names = [column.name for column in schema.columns]
-    cells = {"type": "array", "minItems": len(names), "maxItems": len(names)}
-    split = _object({"columns": {"const": names}, "data": _list(cells)})
+    cells = {"type": "array", "items": {}, "minItems": len(names), "maxItems": len(names)}
+    split = _object({"columns": {"enum": [names]}, "data": _list(cells)})
     inputs = _object({column.name: _list(_column(column)) for column in schema.columns}, closed=True)
     forms = {"dataframe_split": split, "dataframe_records": _list(_row()), "instances": _list(_row()), "inputs": inputs}
     return {"oneOf": [_object({form: said}, closed=True) for form, said in forms.items()]}
@@ -160,7 +160,7 @@ def _infer(schema: ModelSchema) -> dict[str, Any]:
         "name": {"enum": [column.name for column in schema.columns]},
         "datatype": {"enum": [*DTYPES, "BYTES"]},
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 2},
-        "data": {"type": "array"},
+        "data": {"type": "array", "items": {}},
     }
     return _object({"id": {"type": "string"}, "inputs": _list(_object(tensor))}, required=["inputs"])
 

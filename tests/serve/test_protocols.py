@@ -206,6 +206,7 @@ def test_the_page_and_its_description_are_there(served) -> None:
         assert len(served.ask("GET", f"/docs/{name}").content) > 10_000
     assert served.ask("GET", "/docs/../app.py").status_code == 404
     described = served.ask("GET", "/openapi.json").json()
+    assert described["openapi"].startswith("3.0.")  # what the page can show
     assert described["info"]["description"] == "Predicts dear (binary)."
     assert set(described["components"]["schemas"]["Row"]["properties"]) == set(served.rows[0])
 
