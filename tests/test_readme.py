@@ -63,7 +63,7 @@ EXPECTED = [
         "('dataset=digits', 'model=mlp'",
     ],
     ["where the time goes", "digits version 1:", "digits version 2:"],
-    ["my version 1", "rmse", "100 rows of test prove nothing"],
+    ["my version 1", "rmse", "100 rows of test prove nothing", "my version 3"],
     ["wine version 1:", "wine version 3:"],
 ]
 
