@@ -229,6 +229,15 @@ class PromoteConfig(Ground):
 
 
 @dataclass
+class TrafficConfig(Ground):
+    """jobs.traffic."""
+
+    name: str = "???"
+    ab_test: Optional[str] = None  # salt of the sticky hash; null: the one that is live
+    weights: dict[str, float] = field(default_factory=dict)  # alias -> share of the units; they sum to 1
+
+
+@dataclass
 class DeployConfig(Ground):
     """serve.deploy."""
 

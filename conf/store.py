@@ -9,7 +9,16 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
-from conf.schema import DeployConfig, EvaluateConfig, Ground, PipelineConfig, PromoteConfig, StopConfig, TrainConfig
+from conf.schema import (
+    DeployConfig,
+    EvaluateConfig,
+    Ground,
+    PipelineConfig,
+    PromoteConfig,
+    StopConfig,
+    TrafficConfig,
+    TrainConfig,
+)
 
 PLUGINS = "hydra_plugins.rungway"
 SCHEMAS: dict[str, type[Ground]] = {
@@ -17,6 +26,7 @@ SCHEMAS: dict[str, type[Ground]] = {
     "tune": TrainConfig,
     "evaluate": EvaluateConfig,
     "promote": PromoteConfig,
+    "traffic": TrafficConfig,
     "pipeline": PipelineConfig,
     "deploy": DeployConfig,
     "stop": StopConfig,

@@ -36,7 +36,7 @@ def test_every_option_composes(group: str, option: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(SCHEMAS))
 def test_every_entrypoint_composes(name: str) -> None:
-    needed = ["name=flights"] if name in ("promote", "deploy") else []
+    needed = ["name=flights"] if name in ("promote", "traffic", "deploy") else []
     assert isinstance(compose(name, needed, SCHEMAS[name]), Ground)
     assert (CONF / f"{name}.yaml").exists()
 

@@ -13,6 +13,7 @@ ENTRYPOINTS = sorted(
     for path in (ROOT / folder).glob("*.py")
     if "@entrypoint(" in path.read_text()
 )
+NAMED = ("jobs.promote", "jobs.traffic", "serve.deploy")
 HEAVY = ("torch", "ray", "mlflow", "pandas", "pyarrow", "onnxruntime", "optuna")
 
 
@@ -22,7 +23,9 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_commands_are_there() -> None:
-    assert {"jobs.train", "jobs.tune", "jobs.evaluate", "jobs.promote", "jobs.pipeline"} <= set(ENTRYPOINTS)
+    assert {"jobs.train", "jobs.tune", "jobs.evaluate", "jobs.promote", "jobs.traffic", "jobs.pipeline"} <= set(
+        ENTRYPOINTS
+    )
     assert {"serve.deploy", "serve.stop", "cluster.head"} <= set(ENTRYPOINTS)
 
 
@@ -43,7 +46,7 @@ def test_a_search_leaves_to_its_trials_and_its_page_what_only_they_need() -> Non
 
 @pytest.mark.parametrize("module", ENTRYPOINTS)
 def test_an_unknown_key_ends_with_one_sentence(module: str) -> None:
-    ended = run("-m", module, "+nonsense=1", *(["name=x"] if module in ("jobs.promote", "serve.deploy") else []))
+    ended = run("-m", module, "+nonsense=1", *(["name=x"] if module in NAMED else []))
     assert ended.returncode == 2
     assert ended.stderr.startswith("nonsense: ")
     assert ended.stderr.count("\n") == 1
