@@ -69,8 +69,9 @@ def epochs_over(storage: Path) -> int:
 
 
 def wait(running: subprocess.Popen[str], storage: Path, epochs: int) -> None:
+    """Wait until the training has begun, and so many of its epochs are over."""
     deadline = time.monotonic() + 120
-    while epochs_over(storage) < epochs:
+    while not records(storage) or epochs_over(storage) < epochs:
         assert running.poll() is None, running.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.02)
