@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cluster.ingress import ingress
+from cluster.ports import free_port
 from cluster.python import python_path, spaceless_python
 from cluster.storage import VARIABLE, storage_path
 from conf.errors import BadInput
@@ -76,7 +77,7 @@ def start_head(cluster: Cluster) -> Head:
     command += [f"--dashboard-port={dashboard_port}", "--dashboard-host=127.0.0.1"]
     command += [f"--num-cpus={cluster.num_cpus}"] if cluster.num_cpus else []
     own = {VARIABLE: str(storage), "PYTHONPATH": python_path(), "RAY_ADDRESS": f"127.0.0.1:{port}"}
-    environment = {**os.environ, **own}
+    environment = {**os.environ, **own, **ingress()}
     log = storage / LOG
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -140,15 +141,3 @@ def _signal(pid: int, wanted: signal.Signals) -> None:
         os.kill(pid, wanted)
     except ProcessLookupError:
         return  # it ended by itself
-
-
-def free_port(wanted: int = 0) -> int:
-    """Return the wanted port if it is free, else any free one."""
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise OSError("no free port")

@@ -12,7 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
-from cluster.background import free_port, running_head
+from cluster.background import running_head
+from cluster.ports import free_port
 from cluster.python import python_path, spaceless_python
 from cluster.storage import storage_path, submitted
 from conf.errors import BadInput

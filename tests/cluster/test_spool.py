@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.background import free_port
+from cluster.ports import free_port
 from cluster.spool import Spool, TrialRecord
 from cluster.tracking import KIND, NAME, PARENT, connect
 from conf.schema import Cluster

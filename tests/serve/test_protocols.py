@@ -18,7 +18,7 @@ from pyarrow import ipc
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from cluster.background import free_port
+from cluster.ports import free_port
 from conf.schema import Traffic
 from serve.inference import BINARY_LENGTH
 from serve.native import ARROW

