@@ -149,10 +149,35 @@ def raw_from_rows(rows: Sequence[Mapping[str, object]], schema: ModelSchema) -> 
             raise BadInput(f"rows[{i}]", repr(row)[:40], "is not an object", 'give {"column": value, ...}')
         if len(row) != expected or any(name not in row for name in names):
             _refuse_keys(f"rows[{i}]", row, names)
+    numbers = _numbers_of_rows(rows, schema)
     return {
-        column.name: _column(column, [row[column.name] for row in rows], "rows[{i}].{name}")
+        column.name: numbers[column.name]
+        if column.name in numbers
+        else _column(column, [row[column.name] for row in rows], "rows[{i}].{name}")
         for column in schema.columns
     }
+
+
+def _numbers_of_rows(rows: Sequence[Mapping[str, object]], schema: ModelSchema) -> Raw:
+    """Return all columns of numbers, read as one block (several times faster), or none where a value is none.
+
+    What is left out is read again by itself, which names the value at fault.
+    """
+    names = [column.name for column in schema.columns if column.type == "number"]
+    values = [row[name] for name in names for row in rows]
+    if not names or not set(map(type, values)) <= _NUMBERS:
+        return {}
+    try:
+        block = np.array(values, dtype=np.float64)  # None becomes NaN
+    except OverflowError:
+        return {}
+    if (np.abs(block) > _LARGEST).any():
+        return {}
+    return dict(zip(names, block.astype(np.float32).reshape(len(names), len(rows), 1), strict=True))
+
+
+_NUMBERS = {int, float, type(None)}
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def raw_from_columns(columns: Mapping[str, object], schema: ModelSchema) -> Raw:

