@@ -95,15 +95,11 @@ class Batches(Generic[Model, Item, Result]):
         self._run, self._most_rows = run, most_rows
         self._lanes: WeakKeyDictionary[Model, _Lane[Item, Result]] = WeakKeyDictionary()
         self._thread = ThreadPoolExecutor(1, "batch")
+        self.ongoing = 0  # items without a result, of all models
 
     def close(self) -> None:
         """End the thread of long runs."""
         self._thread.shutdown()
-
-    def waiting(self, model: Model) -> int:
-        """Return how many items wait for a model."""
-        lane = self._lanes.get(model)
-        return len(lane.waiting) if lane else 0
 
     def ask(self, model: Model, item: Item, rows: int) -> asyncio.Future[Result]:
         """Return the future of an item's result."""
@@ -112,11 +108,16 @@ class Batches(Generic[Model, Item, Result]):
         if lane is None:
             lane = self._lanes[model] = _Lane(BatchSize(self._most_rows))
         future: asyncio.Future[Result] = loop.create_future()
+        future.add_done_callback(self._ended)
+        self.ongoing += 1
         lane.waiting.append(_Waiting(item, rows, future))
         if not lane.busy:
             lane.busy = True
             loop.call_soon(self._next, model, lane)
         return future
+
+    def _ended(self, _future: asyncio.Future[Result]) -> None:
+        self.ongoing -= 1
 
     def _next(self, model: Model, lane: _Lane[Item, Result]) -> None:
         batch = lane.take()

@@ -95,9 +95,9 @@ class Predictor:
         if rows > most:
             bound = f"are more than serving.max_rows={most}"
             raise Refused(413, BadInput("rows", rows, bound, "send fewer at once"))
-        if self._batches.waiting(variant) >= self._serving.max_queue:
-            bound = f"wait already, as many as serving.max_queue={self._serving.max_queue}"
-            raise Refused(429, BadInput("requests", self._serving.max_queue, bound, "send it again later"))
+        if self._batches.ongoing >= self._serving.max_ongoing:
+            bound = f"are in hand, as many as serving.max_ongoing={self._serving.max_ongoing}"
+            raise Refused(429, BadInput("requests", self._batches.ongoing, bound, "send it again later"))
         answer = self._batches.ask(variant, _Item(raw, rows, unit, request_id, started), rows)
         if asked.timeout_s is None:
             return await answer

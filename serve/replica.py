@@ -13,7 +13,6 @@ from serve.app import Application
 from serve.wire import write_answers_at_once
 
 FALLBACK = "rungway"
-MOST_ONGOING = 100  # requests a replica takes at once; Serve's default of 5 collapses under 32 connections
 
 
 class Model:
@@ -49,7 +48,7 @@ def model_application(cfg: DeployConfig) -> serve.Application:
     make = serve.deployment(
         name=cfg.name,
         num_replicas=cfg.serving.num_replicas,
-        max_ongoing_requests=MOST_ONGOING,
+        max_ongoing_requests=2 * cfg.serving.max_ongoing,  # ours refuses before Serve's queues
         graceful_shutdown_wait_loop_s=0.1,
         logging_config={"log_level": "WARNING", "enable_access_log": False},  # a tenth of a request's time
         ray_actor_options={"num_cpus": cfg.serving.cpus_per_replica},

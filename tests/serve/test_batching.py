@@ -89,7 +89,7 @@ def test_everybody_gets_the_own_answer(moments) -> None:
     answers = asyncio.run(ask())
     for item, answer in zip([item for items in moments for item in items], answers, strict=True):
         assert isinstance(answer, ValueError) if item == 13 else answer == 2 * item
-    assert batches.waiting(model) == 0
+    assert batches.ongoing == 0
     batches.close()
 
 
@@ -169,7 +169,7 @@ def _plain(answer: httpx.Response) -> dict[str, object]:
 
 
 def test_a_full_queue_refuses_at_once_with_a_word_when_to_come_again(served) -> None:
-    served.cfg.serving.max_queue = 2
+    served.cfg.serving.max_ongoing = 2
     answers = together(served, [("/predict", {"rows": served.rows, "unit": "u"})] * 20)
     refused = [answer for answer in answers if answer.status_code == 429]
     assert refused
