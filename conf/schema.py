@@ -150,6 +150,7 @@ class Http:
 
     host: str = "127.0.0.1"
     port: int = whole(8000, ge=1, le=65535)
+    token_file: Optional[str] = None  # lines of `role token`; null: those in $RUNGWAY_TOKENS, if any
 
 
 @dataclass

@@ -25,6 +25,11 @@ class Refused(Exception):
         super().__init__(str(why))
         self.status, self.why = status, why
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return what the status asks for beside the sentence (RFC 9110, section 11.6.1)."""
+        return {"www-authenticate": "Bearer"} if self.status == 401 else {}
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -39,7 +44,7 @@ def refusal(refused: Refused) -> Answer:
     """Return the one JSON shape of errors: key, value, bound, remedy, and the sentence made of them."""
     why = refused.why
     error = {"key": why.key, "value": why.value, "bound": why.bound, "remedy": why.remedy, "message": str(why)}
-    return Answer({"error": error}, refused.status)
+    return Answer({"error": error}, refused.status, refused.headers)
 
 
 async def send(answer: Answer, respond: Send) -> None:

@@ -13,6 +13,7 @@ from cluster.storage import storage_path
 from conf.errors import BadInput, nearest
 from conf.schema import DeployConfig
 from serve import feedback, inference, native, scoring
+from serve.access import Access
 from serve.answers import (
     Answer,
     Receive,
@@ -40,7 +41,7 @@ class Application:
     """Answers, under /<name>: the own protocol, the Open Inference Protocol (/v2) and MLflow's (/invocations)."""
 
     def __init__(self, cfg: DeployConfig) -> None:
-        self._cfg = cfg
+        self._cfg, self._access = cfg, Access(cfg.serving.http.token_file)
         self._variants = Variants(cfg)
         storage, schema = storage_path(cfg.cluster), self._variants.live.schema
         self._log = SegmentWriter[Predictions](
@@ -75,6 +76,7 @@ class Application:
 
     def close(self) -> None:
         """Write what is left of the records."""
+        self._access.close()
         self._variants.close()
         self._predict.close()
         self._log.close()
@@ -95,6 +97,7 @@ class Application:
         await send(answer, respond)
 
     async def _answer(self, path: str, scope: Scope, receive: Receive) -> Answer:
+        self._access.check(path, scope)
         if (versioned := self._versioned.fullmatch(path)) is not None:
             path = f"{versioned[1]}{versioned[3]}"
             scope = {**scope, "version": self._there(int(versioned[2]))}
@@ -113,13 +116,14 @@ class Application:
         return self._variants.live.of_version(number).version.number
 
     def _named(self, asked: Asked, scope: Scope) -> Asked:
-        """Return what is asked with the unit, the id and the deadline that headers say; raises Refused (400).
+        """Return what is asked with the unit, the id, the deadline and the tester's variant that headers say.
 
-        The proxy gives every request an x-request-id, so that a client's own in the body comes first.
+        Raises Refused (400, 403). The proxy gives every request an x-request-id, so that a client's own in the body comes first.
         """
         unit = header(scope, b"x-unit-id") or asked.unit
         request_id = asked.request_id or header(scope, b"x-request-id")
-        return replace(asked, unit=unit, request_id=request_id, timeout_s=_timeout_s(scope))
+        variant, timeout_s = self._access.variant(scope), _timeout_s(scope)
+        return replace(asked, unit=unit, request_id=request_id, variant=variant, timeout_s=timeout_s)
 
     async def _native(self, scope: Scope, receive: Receive) -> Answer:
         kind = content_type(scope, JSON, native.ARROW)
@@ -155,7 +159,7 @@ class Application:
                 "ab_test": live.policy.ab_test,
                 "weights": live.policy.weights,
                 "variants": {alias: variant.version.number for alias, variant in live.variants.items()},
-                "refused": self._variants.refused,
+                "refused": "; ".join(filter(None, (self._variants.refused, self._access.refused))),
                 "log_dropped": self._log.dropped,
             }
         )

@@ -26,8 +26,8 @@ class Asked:
     """What a request of any protocol comes to.
 
     raw: rows as JSON objects, which are read together with those of other requests; or what makes the columns of a
-    schema from what was sent. Raises BadInput where it does not fit. unit, request_id: "" where not said; version:
-    the one that must answer, None for the unit's variant; timeout_s: how long the answer is of use, None for ever.
+    schema from what was sent. Raises BadInput where it does not fit. unit, request_id: "" where not said; version,
+    variant: the one that must answer, None and "" for the unit's variant; timeout_s: how long the answer is of use, None for ever.
     """
 
     raw: Rows | Callable[[ModelSchema], Raw]
@@ -35,6 +35,7 @@ class Asked:
     request_id: str = ""
     version: int | None = None
     timeout_s: float | None = None
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Predictor:
         started = time.perf_counter()
         request_id = asked.request_id or uuid.uuid4().hex
         unit = asked.unit or request_id
-        variant = self._variant(unit, asked.version)
+        variant = self._variant(unit, asked)
         raw = asked.raw(variant.bundle.schema) if callable(asked.raw) else asked.raw
         rows, most = len(next(iter(raw.values())) if isinstance(raw, dict) else raw), self._serving.max_rows
         if rows > most:
@@ -108,10 +109,12 @@ class Predictor:
             why = BadInput("x-request-timeout-ms", said, "has passed without an answer", "allow more time")
             raise Refused(503, why) from error
 
-    def _variant(self, unit: str, version: int | None) -> Variant:
+    def _variant(self, unit: str, asked: Asked) -> Variant:
         live = self._variants.live
-        if version is not None:
-            return live.of_version(version)
+        if asked.variant:
+            return live.of_alias(asked.variant, asked.version)
+        if asked.version is not None:
+            return live.of_version(asked.version)
         return live.variants[assign(live.policy.ab_test, unit, live.policy.weights)]
 
     def _run(self, variant: Variant, items: list[_Item]) -> list[Predicted | Exception]:
