@@ -2,9 +2,7 @@
 
 import hashlib
 import logging
-import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from hmac import compare_digest
 from pathlib import Path
 
@@ -13,25 +11,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster import tokens
-from cluster.tokens import KEY, VARIABLE
+from cluster.tokens import KEY
+from conf.compose import from_yaml, to_yaml
 from conf.errors import BadInput
 from conf.schema import DeployConfig, Http
 from serve import access
 from serve.access import ROLE_OF, Access, role_of
 from serve.answers import Refused
 from serve.app import Application
-from serve.start import check_port
+from serve.start import _check_tokens, check_port
+from tests.cluster.test_tokens import LINES, ROLE_AND_TOKEN, SECRETS, SPOILT, mend, write
 from tests.serve.conftest import Served, until
 
-SECRETS = {role: f"{role}-0123456789abcdef" for role in tokens.ROLES}
-LINES = "".join(f"{role} {secret}\n" for role, secret in SECRETS.items())
 BODY = {"content": b"{", "headers": {"content-type": "application/json"}}
-
-
-def write(path: Path, text: str) -> Path:
-    path.touch(mode=0o600)
-    path.write_text(text)
-    return path
 
 
 def shown(secret: str) -> dict[str, str]:
@@ -153,37 +145,6 @@ def test_tokens_are_rotated_while_it_serves(guarded: Served, tmp_path: Path) -> 
     assert guarded.ask("GET", "/healthz").json()["refused"] == ""
 
 
-SPOILT: list[tuple[Callable[[Path], object], str]] = [
-    (lambda path: path.write_text(""), "has no token"),
-    (lambda path: path.write_text(f"predict {SECRETS['predict']}\nowner {SECRETS['admin']}"), "line 2 begins with no"),
-    (lambda path: path.write_text("# new\n\nadmin 0123456789abcde"), "line 3 has a token shorter than 16 characters"),
-    (lambda path: path.write_text(SECRETS["admin"]), "line 1 is not `role token`"),
-    (lambda path: path.write_text("admin 0123456789abcdef#more"), "a character that no header may carry"),
-    (lambda path: path.write_bytes(b"admin \xff0123456789abcdef"), "is not ASCII text"),
-    (lambda path: path.chmod(0o640), "is open to others than its owner"),
-    (lambda path: path.unlink(), "cannot be read (No such file or directory)"),
-    (lambda path: (path.unlink(), path.mkdir()), "is not a file"),
-    (lambda path: (path.unlink(), os.mkfifo(path, 0o600)), "is not a file"),
-]
-
-
-def mend(path: Path) -> None:
-    if path.is_dir():
-        path.rmdir()
-    write(path.with_name("next"), LINES).replace(path)
-
-
-@pytest.mark.parametrize(("spoil", "sentence"), SPOILT)
-def test_a_spoilt_file_is_refused(tmp_path: Path, spoil, sentence) -> None:
-    path = write(tmp_path / "tokens", LINES)
-    spoil(path)
-    with pytest.raises(BadInput, match=re.escape(sentence)) as why:
-        tokens.read(path)
-    assert "0123456789" not in str(why.value)
-    with pytest.raises(BadInput):
-        Access(str(path))
-
-
 def test_a_spoilt_new_file_leaves_the_tokens_that_were(guarded: Served, tmp_path: Path, caplog, monkeypatch) -> None:
     path = tmp_path / "my tokens"
     caplog.set_level(logging.DEBUG)
@@ -197,31 +158,6 @@ def test_a_spoilt_new_file_leaves_the_tokens_that_were(guarded: Served, tmp_path
         mend(path)
         until(lambda: guarded.ask("GET", "/healthz").json()["refused"] == "")
     assert not [secret for secret in SECRETS.values() if secret in caplog.text]
-
-
-ROLE_AND_TOKEN = st.tuples(st.sampled_from(tokens.ROLES), st.from_regex(r"[A-Za-z0-9._~+/-]{16,40}=?", fullmatch=True))
-
-
-WORDS = st.lists(st.sampled_from(["admin", "predict", *SECRETS.values(), "\n", "#"]))
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(ROLE_AND_TOKEN, min_size=1, max_size=8), st.data())
-def test_what_is_written_is_read_in_any_layout(said, data) -> None:
-    gap = st.sampled_from([" ", "  ", "\t"])
-    ends = st.sampled_from(["", "  # of the web shop", "\t#", "\n# a line of its own", "\n\n"])
-    text = "\n".join(f"{role}{data.draw(gap)}{secret}{data.draw(ends)}" for role, secret in said)
-    assert [(token.role, token.secret) for token in tokens.parse(text)] == said
-    assert not [secret for _, secret in said if secret in repr(tokens.parse(text))]
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.text(max_size=60) | WORDS.map(" ".join))
-def test_any_other_text_is_refused_without_being_shown(text) -> None:
-    with pytest.raises(BadInput) as why:
-        tokens.parse(f"{text}\nroot {SECRETS['admin']}")
-    for word in [word for word in text.split() if len(word) > 11]:  # longer than any word of the sentences
-        assert word not in str(why.value)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -251,31 +187,19 @@ def test_every_check_compares_all_tokens(tmp_path_factory, said, data) -> None:
     assert {other for _, other in compared} == {hashlib.sha256(secret.strip().encode()).digest()}
 
 
-def test_the_environments_tokens_are_handed_on_as_a_file_of_this_user_alone(tmp_path, monkeypatch) -> None:
-    assert tokens.kept(Http(), tmp_path, "houses") is None
-    monkeypatch.setenv(VARIABLE, LINES)
-    path = tokens.kept(Http(), tmp_path, "houses")
-    assert path is not None
-    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
-    assert tokens.read(path) == tokens.parse(LINES)
-    assert [each.name for each in path.parent.iterdir()] == [path.name]
-    own = write(tmp_path / "own", f"admin {'a' * 16}")
-    monkeypatch.chdir(tmp_path)
-    assert tokens.kept(Http(token_file="own"), tmp_path, "houses") == own  # what is said goes before the environment
-    tokens.forget(tmp_path, "flats")
-    assert path.exists()
-    tokens.forget(tmp_path)
-    assert not path.exists()
-    for spoilt in ("", "admin short"):
-        monkeypatch.setenv(VARIABLE, spoilt)  # said, and of no use: not open by mistake
-        with pytest.raises(BadInput, match=VARIABLE):
-            tokens.kept(Http(), tmp_path, "houses")
-
-
 def test_another_host_needs_tokens(tmp_path) -> None:
     with pytest.raises(BadInput, match=r"without a token; give serving\.http\.token_file"):
         check_port(Http(host="0.0.0.0", port=0))
     check_port(Http(host="0.0.0.0", port=0, token_file=str(tmp_path)))
+
+
+def test_a_running_application_is_not_opened_by_leaving_its_tokens_out(tmp_path) -> None:
+    with_tokens, without = DeployConfig(name="houses"), DeployConfig(name="houses")
+    with_tokens.serving.http.token_file = str(tmp_path)
+    _check_tokens(without, {"houses": to_yaml(without)})
+    _check_tokens(with_tokens, {"houses": to_yaml(without)})
+    with pytest.raises(BadInput, match=r"is left out, and houses asks for tokens; give it \(or RUNGWAY_TOKENS\) again"):
+        _check_tokens(without, {"houses": to_yaml(with_tokens)})
 
 
 def test_the_description_says_what_the_door_asks(guarded: Served) -> None:
@@ -291,8 +215,6 @@ def test_the_description_says_what_the_door_asks(guarded: Served) -> None:
 
 
 def test_the_config_carries_a_path_and_no_token(guarded: Served) -> None:
-    from conf.compose import from_yaml, to_yaml
-
     written = to_yaml(guarded.cfg)
     assert not [secret for secret in SECRETS.values() if secret in written]
     assert from_yaml(written, DeployConfig).serving.http.token_file == guarded.cfg.serving.http.token_file
