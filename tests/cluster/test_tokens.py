@@ -97,3 +97,18 @@ def test_the_environments_tokens_are_handed_on_as_a_file_of_this_user_alone(tmp_
         monkeypatch.setenv(VARIABLE, spoilt)  # said, and of no use: not open by mistake
         with pytest.raises(BadInput, match=VARIABLE):
             tokens.kept(Http(), tmp_path, "houses")
+
+
+def test_a_request_shows_the_first_token_that_will_do() -> None:
+    found = tokens.parse(LINES)
+    for role, secret in SECRETS.items():
+        assert tokens.bearer(found, role) == {"authorization": f"Bearer {secret}"}
+    assert tokens.bearer(found[2:], "predict") == {"authorization": f"Bearer {SECRETS['admin']}"}
+    assert tokens.bearer(found[:2], "admin") == tokens.bearer([], "predict") == {}
+
+
+def test_a_submitted_job_needs_an_absolute_path(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"metadata": {"job_submission_id": "raysubmit_1"}}')
+    with pytest.raises(BadInput, match="is relative, and a submitted job"):
+        tokens.said(Http(token_file="tokens"))
+    assert tokens.said(Http(token_file=str(write(tmp_path / "tokens", LINES)))) == tokens.parse(LINES)

@@ -2,19 +2,25 @@
 
 import hashlib
 import logging
+import threading
 from collections.abc import Iterator
 from hmac import compare_digest
 from pathlib import Path
 
 import pytest
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster import tokens
+from cluster.ports import free_port
+from cluster.progress import step
 from cluster.tokens import KEY
 from conf.compose import from_yaml, to_yaml
 from conf.errors import BadInput
 from conf.schema import DeployConfig, Http
+from jobs.data.load import Requests
+from jobs.evaluation.live import send
 from serve import access
 from serve.access import ROLE_OF, Access, role_of
 from serve.answers import Refused
@@ -76,6 +82,24 @@ def test_what_is_not_there_is_said_to_who_may_know(guarded: Served) -> None:
     assert [role_of(path) for path in ("", "/", "/x/predict", "/v2x", "/docs/swagger-ui.css")] == [None] * 4 + [
         "predict"
     ]
+
+
+def test_the_pipelines_requests_show_the_tokens(guarded: Served) -> None:
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(guarded.application, port=port, lifespan="off", log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    rows = Requests("test", tuple(guarded.rows[:2]), ("yes", "no"), ("u1", "u2"))
+    try:
+        with step("send") as shown_step:
+            sent = send(f"http://127.0.0.1:{port}/houses", rows, "t", shown_step, tokens.said(guarded.cfg.serving.http))
+            assert set(sent) == {"t-0", "t-1"}
+            with pytest.raises(BadInput, match="answered 401"):
+                send(f"http://127.0.0.1:{port}/houses", rows, "t", shown_step)
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def test_a_refusal_has_the_shape_of_its_protocol(guarded: Served) -> None:
