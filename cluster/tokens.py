@@ -19,7 +19,6 @@ from conf.schema import Http
 
 VARIABLE, KEY = "RUNGWAY_TOKENS", "serving.http.token_file"
 PREDICT, FEEDBACK, ADMIN = ROLES = ("predict", "feedback", "admin")
-FOLDER = "tokens"
 SHORTEST = 16
 MOST_BYTES = 1_000_000
 _COMMENT = re.compile(r"(^|\s)#.*")
@@ -113,7 +112,7 @@ def kept(http: Http, storage: Path, name: str) -> Path | None:
     if http.token_file is not None:
         return Path(http.token_file).expanduser().absolute()
     path = _of_environment(storage, name)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as output:
         output.write(os.environ[VARIABLE])
@@ -122,8 +121,7 @@ def kept(http: Http, storage: Path, name: str) -> Path | None:
 
 def forget(storage: Path, name: str | None = None) -> None:
     """Remove what `kept` has written for an application that has ended; None: for all."""
-    ended = (storage / FOLDER).glob("model=*") if name is None else [_of_environment(storage, name)]
-    for path in ended:
+    for path in storage.glob("serving/*/tokens") if name is None else [_of_environment(storage, name)]:
         path.unlink(missing_ok=True)
 
 
@@ -136,4 +134,4 @@ def bearer(tokens: Iterable[Token], role: str) -> dict[str, str]:
 
 
 def _of_environment(storage: Path, name: str) -> Path:
-    return storage / FOLDER / f"model={name}"
+    return storage / "serving" / name / "tokens"

@@ -25,11 +25,6 @@ class Refused(Exception):
         super().__init__(str(why))
         self.status, self.why = status, why
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """Return what the status asks for beside the sentence (RFC 9110, section 11.6.1)."""
-        return {"www-authenticate": "Bearer"} if self.status == 401 else {}
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -44,7 +39,7 @@ def refusal(refused: Refused) -> Answer:
     """Return the one JSON shape of errors: key, value, bound, remedy, and the sentence made of them."""
     why = refused.why
     error = {"key": why.key, "value": why.value, "bound": why.bound, "remedy": why.remedy, "message": str(why)}
-    return Answer({"error": error}, refused.status, refused.headers)
+    return Answer({"error": error}, refused.status)
 
 
 async def send(answer: Answer, respond: Send) -> None:
@@ -53,6 +48,8 @@ async def send(answer: Answer, respond: Send) -> None:
     headers = {"content-type": "application/json", "content-length": str(len(body)), **answer.headers}
     if answer.status in _AGAIN:
         headers["retry-after"] = "1"
+    elif answer.status == 401:
+        headers["www-authenticate"] = "Bearer"
     pairs = [(key.encode("latin-1"), _header_value(value)) for key, value in headers.items()]
     await respond({"type": "http.response.start", "status": answer.status, "headers": pairs})
     await respond({"type": "http.response.body", "body": body})

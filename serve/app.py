@@ -118,7 +118,8 @@ class Application:
     def _named(self, asked: Asked, scope: Scope) -> Asked:
         """Return what is asked with the unit, the id, the deadline and the tester's variant that headers say.
 
-        Raises Refused (400, 403). The proxy gives every request an x-request-id, so that a client's own in the body comes first.
+        Raises Refused (400, 403). The proxy gives every request an x-request-id, so that a client's own in the body
+        comes first.
         """
         unit = header(scope, b"x-unit-id") or asked.unit
         request_id = asked.request_id or header(scope, b"x-request-id")

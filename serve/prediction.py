@@ -27,7 +27,8 @@ class Asked:
 
     raw: rows as JSON objects, which are read together with those of other requests; or what makes the columns of a
     schema from what was sent. Raises BadInput where it does not fit. unit, request_id: "" where not said; version,
-    variant: the one that must answer, None and "" for the unit's variant; timeout_s: how long the answer is of use, None for ever.
+    variant: the one that must answer, None and "" for the unit's variant; timeout_s: how long the answer is
+    of use, None for ever.
     """
 
     raw: Rows | Callable[[ModelSchema], Raw]

@@ -106,7 +106,7 @@ def test_it_is_guarded_at_every_port_and_shows_no_token(house: House) -> None:
 
 
 def _check_no_token(house: House) -> None:
-    kept = house.storage / "tokens" / "model=houses"
+    kept = house.storage / "serving" / "houses" / "tokens"
     assert SECRET in kept.read_text()
     files = [path for path in house.storage.rglob("*") if path.is_file() and path != kept]
     assert {"serve.json", "head.log", "mlflow.db"} <= {path.name for path in files}
