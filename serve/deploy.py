@@ -1,7 +1,8 @@
 """Serve a registered model over HTTP; returns when it answers and stays up until `python -m serve.stop`.
 
 python -m serve.deploy name=flights traffic=ab
-python -m serve.deploy name=flights traffic=ab traffic.weights='{champion:0.9,challenger:0.1}'
+python -m serve.deploy name=flights traffic=ab traffic.weights='{champion:0.9,challenger:0.1}' traffic.shadow=[shadow]
+python -m serve.deploy name=flights traffic.ramp='{alias:challenger,steps:[0.01,0.1,0.5],dwell_s:600}'
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def deploy(cfg: DeployConfig) -> str:
     from serve.start import check_port, start
 
     registry = Registry(connect_tracking(cfg.tracking, cfg.cluster))
-    registry.write_policy(cfg.name, cfg.traffic)
+    cfg.traffic = registry.write_policy(cfg.name, cfg.traffic)
     if find_address(cfg.cluster) is None:
         check_port(cfg.serving.http)
         start_head(cfg.cluster)

@@ -13,6 +13,7 @@ from conf.errors import BadInput
 from conf.schema import DeployConfig
 from serve.answers import Refused
 from serve.doubts import Doubt
+from serve.shadow import Shadow
 from serve.traffic import assign
 from serve.variants import Variant, Variants
 
@@ -55,8 +56,8 @@ class Predicted:
 class Predictor:
     """Answers requests with the live variants, and records them off their path."""
 
-    def __init__(self, cfg: DeployConfig, variants: Variants, log: SegmentWriter[Prediction]) -> None:
-        self._cfg, self._variants, self._log = cfg, variants, log
+    def __init__(self, cfg: DeployConfig, variants: Variants, log: SegmentWriter[Prediction], shadow: Shadow) -> None:
+        self._cfg, self._variants, self._log, self._shadow = cfg, variants, log, shadow
 
     def __call__(self, asked: Asked) -> Predicted:
         """Predict; raises BadInput for what the model cannot take and Refused for a version that is not live."""
@@ -75,10 +76,11 @@ class Predictor:
             latency_ms = (time.perf_counter() - started) * 1000
             number = variant.version.number
             self._log.append(Prediction(request_id, time.time(), number, variant.alias, unit, raw, outputs, latency_ms))
+        self._shadow.offer([request_id], [unit], [rows], raw, outputs, variant.version.number)
         return Predicted(variant, request_id, outputs, variant.trained.doubts(raw))
 
     def _variant(self, unit: str, version: int | None) -> Variant:
         live = self._variants.live
         if version is not None:
             return live.of_version(version)
-        return live.variants[assign(live.policy.ab_test, unit, live.policy.weights)]
+        return live.variants[assign(live.policy.ab_test, unit, live.weights)]
