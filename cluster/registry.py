@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -15,11 +15,11 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from cluster.bundle import check_manifest, read_schema
 from cluster.columns import ModelSchema
+from cluster.policy import ALIASES, aliases_of, check_traffic, from_json, started, to_json
 from cluster.tracking import Run, Tracking
 from conf.errors import BadInput, nearest
 from conf.schema import Traffic
 
-ALIASES = ("champion", "challenger", "shadow", "staging")
 SEMVER, POLICY = "semver", "traffic"  # tags of a version, of a registered model
 
 
@@ -89,28 +89,30 @@ class Registry:
             raise BadInput("alias", alias, "is not an alias", nearest(alias, ALIASES))
         self._client.set_registered_model_alias(name, alias, str(number))
 
-    def write_policy(self, name: str, traffic: Traffic) -> None:
-        """Store the traffic policy with the registered model; serving follows. Raises BadInput for bad weights."""
-        check_weights(traffic)
-        missing = sorted(set(traffic.weights) - set(self.aliases(name)))
-        if missing:
-            remedy = f"run: python -m jobs.promote name={name} version=latest alias={missing[0]}"
-            raise BadInput("traffic.weights", missing[0], f"is no alias of {name}", remedy)
-        written = json.dumps({"ab_test": traffic.ab_test, "weights": traffic.weights})
-        self._client.set_registered_model_tag(name, POLICY, written)
+    def write_policy(self, name: str, traffic: Traffic) -> Traffic:
+        """Store the traffic policy with the registered model, and return it as stored; serving follows.
+
+        A ramp starts now, unless the same one is under way. Raises BadInput for a policy that does not hold together
+        or names an alias that is not there, with nothing changed.
+        """
+        check_traffic(traffic)
+        named, there = aliases_of(traffic), self.aliases(name)
+        for alias in sorted(set(named) - set(there)):
+            remedy = f"run: python -m jobs.promote name={name} version=latest alias={alias}"
+            raise BadInput(named[alias], alias, f"is no alias of {name}", remedy)
+        try:
+            before = self.policy(name)
+        except BadInput:  # a spoilt one is mended by this one
+            before = None
+        stored = started(traffic, before, time.time())
+        self._client.set_registered_model_tag(name, POLICY, to_json(stored))
+        return stored
 
     def policy(self, name: str) -> Traffic:
         """Return the traffic policy; without one the champion answers everything. Raises BadInput for a spoilt one."""
         self._check_name(name)
         written = self._client.get_registered_model(name).tags.get(POLICY)
-        if not written:
-            return Traffic(weights={"champion": 1.0})
-        try:
-            traffic = Traffic(**json.loads(written))
-            check_weights(traffic)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise BadInput(POLICY, written[:60], "is no traffic policy", "run python -m serve.deploy again") from error
-        return traffic
+        return from_json(written) if written else Traffic(weights={"champion": 1.0})
 
     def _check_name(self, name: str) -> None:
         try:
@@ -148,22 +150,10 @@ class Registry:
             return "1.0.0"
         latest = self._version(versions[max(versions)])
         major, minor, _ = (int(part) for part in latest.semver.split("."))
-        same = _shape(read_schema(latest.folder)) == _shape(schema)
+        same = shape(read_schema(latest.folder)) == shape(schema)
         return f"{major}.{minor + 1}.0" if same else f"{major + 1}.0.0"
 
 
-def _shape(schema: ModelSchema) -> tuple[object, ...]:
+def shape(schema: ModelSchema) -> tuple[object, ...]:
     """Return what a client depends on: columns with types, task and classes; not vocabularies and ranges."""
     return tuple((column.name, column.type) for column in schema.columns), schema.task, schema.classes
-
-
-def check_weights(traffic: Traffic) -> None:
-    """Raise BadInput unless the weights are shares of aliases that sum to 1."""
-    for alias, weight in traffic.weights.items():
-        if alias not in ALIASES:
-            raise BadInput("traffic.weights", alias, "is not an alias", nearest(alias, ALIASES))
-        if not 0 <= weight <= 1:
-            raise BadInput(f"traffic.weights.{alias}", weight, "is out of range", "give a value from 0 to 1")
-    total = sum(traffic.weights.values())
-    if abs(total - 1) > 1e-6:
-        raise BadInput("traffic.weights", str(traffic.weights), f"sum to {total:g}", "give weights that sum to 1")

@@ -165,6 +165,18 @@ class Serving:
     max_ongoing: int = whole(64, ge=1)  # requests that a replica has in hand at once; more are refused (429)
     poll_s: float = within(1.0, gt=0.0)  # how often aliases and policy are looked at
     log_predictions: bool = True
+    shadow_queue: int = whole(1000, ge=1)  # rows that wait for the shadows; more are dropped and counted
+    shadow_tolerance: float = within(0.01, ge=0.0)  # regression: relative difference at which two answers agree
+
+
+@dataclass
+class Ramp:
+    """A variant that takes over step by step; without alias and steps there is none."""
+
+    alias: str = ""  # which variant's weight grows
+    steps: list[float] = field(default_factory=list)  # its weights, ascending, each above 0 and at most 1
+    dwell_s: float = within(600.0, gt=0.0)  # how long each step holds; the last one stays
+    started: Optional[float] = None  # seconds since 1970; null: when it is stored
 
 
 @dataclass
@@ -173,6 +185,8 @@ class Traffic:
 
     ab_test: str = "default"  # salt of the sticky hash: a new name deals the units anew
     weights: dict[str, float] = field(default_factory=dict)  # alias -> weight; they sum to 1
+    shadow: list[str] = field(default_factory=list)  # aliases that predict a copy after the answer, and are compared
+    ramp: Ramp = field(default_factory=Ramp)
 
 
 @dataclass
@@ -236,7 +250,10 @@ class TrafficConfig(Ground):
 
     name: str = "???"
     ab_test: Optional[str] = None  # salt of the sticky hash; null: the one that is live
-    weights: dict[str, float] = field(default_factory=dict)  # alias -> share of the units; they sum to 1
+    weights: dict[str, float] = field(default_factory=dict)  # alias -> share of the units; they sum to 1. {}: as it is
+    shadow: Optional[list[str]] = None  # aliases that predict a copy; null: as it is; []: none
+    ramp: Ramp = field(default_factory=Ramp)  # without steps: as it is; weights alone end it
+    kill: bool = False  # true: at once the champion alone, no shadow, no ramp
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 from cluster import records
@@ -29,6 +29,7 @@ from serve.answers import (
 )
 from serve.description import description, docs
 from serve.prediction import Asked, Predictor
+from serve.shadow import Shadow
 from serve.variants import Variants
 
 FLUSH_S, COMMIT_S, QUEUED = 1.0, 0.01, 100_000
@@ -53,7 +54,8 @@ class Application:
         self._feedback = SegmentWriter[feedback.Feedback](
             records.folder(storage, records.FEEDBACK, cfg.name), feedback.table, COMMIT_S, QUEUED
         )
-        self._predict = Predictor(cfg, self._variants, self._log)
+        self._shadow = Shadow(cfg, self._variants, self._log)
+        self._predict = Predictor(cfg, self._variants, self._log, self._shadow)
         self._most_bytes = int(cfg.serving.max_body_mb * 1e6)
         model = f"/v2/models/{cfg.name}"
         self._routes: dict[str, tuple[str, Handler]] = {
@@ -79,6 +81,7 @@ class Application:
         self._access.close()
         self._variants.close()
         self._predict.close()
+        self._shadow.close()
         self._log.close()
         self._feedback.close()
 
@@ -158,8 +161,10 @@ class Application:
                 "status": "ok",
                 "model": self._cfg.name,
                 "ab_test": live.policy.ab_test,
-                "weights": live.policy.weights,
+                "weights": live.weights,
+                "policy": asdict(live.policy),
                 "variants": {alias: variant.version.number for alias, variant in live.variants.items()},
+                "shadow": self._shadow.counts(),
                 "refused": "; ".join(filter(None, (self._variants.refused, self._access.refused))),
                 "log_dropped": self._log.dropped,
             }

@@ -1,7 +1,8 @@
 """Serve a registered model over HTTP; returns when it answers and stays up until `python -m serve.stop`.
 
 python -m serve.deploy name=flights traffic=ab
-python -m serve.deploy name=flights traffic=ab traffic.weights='{champion:0.9,challenger:0.1}'
+python -m serve.deploy name=flights traffic=ab traffic.weights='{champion:0.9,challenger:0.1}' traffic.shadow=[shadow]
+python -m serve.deploy name=flights traffic.ramp='{alias:challenger,steps:[0.01,0.1,0.5],dwell_s:600}'
 python -m serve.deploy name=flights serving.http.token_file=tokens   # lines of `role token`: predict, feedback, admin
 """
 
@@ -25,7 +26,7 @@ def deploy(cfg: DeployConfig) -> str:
 
     said(cfg.serving.http)  # spoilt tokens end it before anything is changed
     registry = Registry(connect_tracking(cfg.tracking, cfg.cluster))
-    registry.write_policy(cfg.name, cfg.traffic)
+    cfg.traffic = registry.write_policy(cfg.name, cfg.traffic)
     tokens = kept(cfg.serving.http, storage_path(cfg.cluster), cfg.name)
     http = replace(cfg.serving.http, token_file=None if tokens is None else str(tokens))
     cfg = replace(cfg, serving=replace(cfg.serving, http=http))

@@ -15,6 +15,7 @@ from conf.schema import DeployConfig
 from serve.answers import Refused
 from serve.batching import Batches
 from serve.doubts import Doubt
+from serve.shadow import Shadow
 from serve.traffic import assign
 from serve.variants import Variant, Variants
 
@@ -74,8 +75,8 @@ class _Item:
 class Predictor:
     """Answers requests with the live variants, those of one moment together, and records them off their path."""
 
-    def __init__(self, cfg: DeployConfig, variants: Variants, log: SegmentWriter[Predictions]) -> None:
-        self._serving, self._variants, self._log = cfg.serving, variants, log
+    def __init__(self, cfg: DeployConfig, variants: Variants, log: SegmentWriter[Predictions], shadow: Shadow) -> None:
+        self._serving, self._variants, self._log, self._shadow = cfg.serving, variants, log, shadow
         self._batches = Batches[Variant, _Item, Predicted](self._run, cfg.serving.max_rows)
 
     def close(self) -> None:
@@ -116,7 +117,7 @@ class Predictor:
             return live.of_alias(asked.variant, asked.version)
         if asked.version is not None:
             return live.of_version(asked.version)
-        return live.variants[assign(live.policy.ab_test, unit, live.policy.weights)]
+        return live.variants[assign(live.policy.ab_test, unit, live.weights)]
 
     def _run(self, variant: Variant, items: list[_Item]) -> list[Predicted | Exception]:
         """Predict a batch; return for each of its requests the answer, or why it has none."""
@@ -142,23 +143,22 @@ class Predictor:
         return answers
 
     def _record(self, variant: Variant, items: list[_Item], raw: Raw, outputs: Array) -> None:
-        if not self._serving.log_predictions:
-            return
         now = time.perf_counter()
-        self._log.append(
-            Predictions(
-                request_ids=[item.request_id for item in items],
-                units=[item.unit for item in items],
-                counts=[item.rows for item in items],
-                time=time.time(),
-                version=variant.version.number,
-                variant=variant.alias,
-                raw=raw,
-                outputs=outputs,
-                latencies_ms=[(now - item.started) * 1000 for item in items],
-                schema=variant.bundle.schema,
-            )
+        made = Predictions(
+            request_ids=[item.request_id for item in items],
+            units=[item.unit for item in items],
+            counts=[item.rows for item in items],
+            time=time.time(),
+            version=variant.version.number,
+            variant=variant.alias,
+            raw=raw,
+            outputs=outputs,
+            latencies_ms=[(now - item.started) * 1000 for item in items],
+            schema=variant.bundle.schema,
         )
+        if self._serving.log_predictions:
+            self._log.append(made)
+        self._shadow.offer(made)
 
 
 def _read(items: list[_Item], schema: ModelSchema) -> list[Raw | Exception]:

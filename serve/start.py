@@ -7,7 +7,7 @@ import logging
 import socket
 import time
 import urllib.request
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 from urllib.error import URLError
 
@@ -23,8 +23,7 @@ from conf.errors import BadInput
 from conf.schema import DeployConfig, Http, Traffic
 from serve.replica import FALLBACK, fallback_application, model_application
 
-ANSWER_S = 60.0
-MENDED_S = 3.0  # until replicas have looked again at what was refused before
+ANSWER_S, SETTLED_S = 60.0, 3.0  # SETTLED_S: until replicas have looked again at what was refused before
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -72,7 +71,7 @@ def start(cfg: DeployConfig) -> str:
         serve.run_many(wanted)
     record.write_text(json.dumps({**settings, "host": http.host, "port": http.port, cfg.name: own}))
     url = f"http://{http.host}:{http.port}/{cfg.name}"
-    _wait_for_answer(f"{url}/healthz", cfg.traffic)
+    _wait_for_answer(f"{url}/healthz", cfg)
     return url
 
 
@@ -106,21 +105,21 @@ def end(name: str) -> bool:
     return True
 
 
-def _wait_for_answer(url: str, traffic: Traffic) -> None:
+def _wait_for_answer(url: str, cfg: DeployConfig) -> None:
     """Wait until the application answers, with this policy."""
-    deadline, why = time.monotonic() + ANSWER_S, "another policy is live"
-    while time.monotonic() < deadline:
+    begun, why, policy = time.monotonic(), "another policy is live", asdict(cfg.traffic)
+    while time.monotonic() < begun + ANSWER_S:
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:
                 said = json.load(answer)
         except (URLError, ConnectionError, TimeoutError, ValueError) as error:
             why = str(error)
         else:
-            if said["refused"]:
-                if time.monotonic() > deadline - ANSWER_S + MENDED_S:
-                    raise BadInput("serving", url, said["refused"], "mend that; the previous variants keep answering")
-            elif said["weights"] == traffic.weights and said["ab_test"] == traffic.ab_test:
+            if said["policy"] == policy and set(said["shadow"]) == set(cfg.traffic.shadow) and not said["refused"]:
                 return
+            seen = time.monotonic() > begun + 2 * cfg.serving.poll_s + SETTLED_S
+            if said["refused"] and seen:  # before, it may be about what was
+                raise BadInput("serving", url, said["refused"], "mend that; the previous variants keep answering")
         time.sleep(0.05)
     bound = f"did not answer as asked within {ANSWER_S:g} s ({why})"
     raise BadInput("serving", url, bound, "see the head's log under the storage path")

@@ -1,10 +1,12 @@
-"""Which variant answers a unit: sticky, in proportion to the weights, the same on every replica."""
+"""Which variant answers a unit: sticky, in proportion to the weights of the moment, the same on every replica."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Mapping
+
+from conf.schema import Traffic
 
 _SPAN = 2.0**64
 
@@ -29,3 +31,19 @@ def assign(ab_test: str, unit: str, weights: Mapping[str, float]) -> str:
     if chosen is None:
         raise ValueError("no variant has a weight above 0")
     return chosen
+
+
+def weights_at(traffic: Traffic, now: float) -> dict[str, float]:
+    """Return the weights of a checked policy at a moment, in seconds since 1970.
+
+    Step i of a ramp holds from started + i * dwell_s and the last one stays; what it leaves goes to the other variants
+    in proportion to their weights, so that a unit only ever moves to the ramped one. A function of the policy and the
+    clock alone: replicas and hosts agree without talking.
+    """
+    ramp = traffic.ramp
+    if not ramp.steps or ramp.started is None or now < ramp.started:
+        return traffic.weights
+    share = ramp.steps[int(min((now - ramp.started) // ramp.dwell_s, len(ramp.steps) - 1))]
+    others = {alias: weight for alias, weight in traffic.weights.items() if alias != ramp.alias}
+    total = sum(others.values())
+    return {**{alias: weight / total * (1 - share) for alias, weight in others.items()}, ramp.alias: share}

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
-from cluster.bundle import Bundle
+import numpy as np
+
+from cluster.bundle import Bundle, read_schema
 from cluster.columns import ModelSchema, raw_from_rows
-from cluster.registry import Registry, Version
+from cluster.policy import aliases_of
+from cluster.registry import Registry, Version, shape
 from cluster.tracking import connect
 from conf.errors import BadInput, nearest
 from conf.schema import DeployConfig, Traffic
 from serve.answers import Refused
 from serve.doubts import Trained
+from serve.traffic import weights_at
 
 log = logging.getLogger("ray.serve")
 
@@ -30,10 +37,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Live:
-    """What answers at one moment: the policy and a variant for each of its aliases."""
+    """What answers at one moment: the policy, a variant for each of its aliases, and their weights just now.
+
+    shadows: what predicts copies and answers nobody, in sessions of one thread of its own.
+    """
 
     policy: Traffic
     variants: dict[str, Variant]
+    weights: dict[str, float]
+    shadows: dict[str, Variant] = field(default_factory=dict)
 
     @property
     def schema(self) -> ModelSchema:
@@ -71,14 +83,23 @@ class Variants:
 
     cfg: DeployConfig
     live: Live = field(init=False)
-    refused: str = ""  # why the registry's word is not followed at the moment
     _stop: threading.Event = field(default_factory=threading.Event)
+    _swap: threading.Lock = field(default_factory=threading.Lock)  # of `live`, which two threads replace
 
     def __post_init__(self) -> None:
         """Load what the registry says now; raises BadInput where that cannot be served."""
         self._registry = Registry(connect(self.cfg.tracking, self.cfg.cluster))
+        self._refused = {"variants": "", "shadows": ""}
+        self._champions: list[Variant] = []  # the last two that answered: a rollback needs no load
         self.live = self._load(None)
+        self._look()
         threading.Thread(target=self._follow, name="follow-registry", daemon=True).start()
+        threading.Thread(target=self._ramp, name="follow-clock", daemon=True).start()
+
+    @property
+    def refused(self) -> str:
+        """Return why the registry's word is not followed at the moment, "" where it is."""
+        return self._refused["variants"] or self._refused["shadows"]
 
     def close(self) -> None:
         """Follow the registry no longer."""
@@ -86,36 +107,115 @@ class Variants:
 
     def _follow(self) -> None:
         while not self._stop.wait(self.cfg.serving.poll_s):
-            try:
-                self.live = self._load(self.live)
-                self.refused = ""
-            except Exception as error:  # whatever it is, what is loaded answers and the registry is asked again
-                why = str(error) or repr(error)
-                if why != self.refused:
-                    log.warning("%s: keeps serving what it has; %s", self.cfg.name, why)
-                self.refused = why
+            self._look()
+
+    def _ramp(self) -> None:
+        """Keep the weights those of the moment, also while the registry lets wait for its answer."""
+        while not self._stop.wait(self.cfg.serving.poll_s):
+            with self._swap:
+                weights = weights_at(self.live.policy, time.time())
+                if weights != self.live.weights:
+                    self.live = replace(self.live, weights=weights)
+
+    def _look(self) -> None:
+        """Follow the registry as far as it can be followed."""
+        with self._refusing("variants"):
+            old = self.live
+            loaded = self._load(old)
+            self._refused["variants"] = ""  # no moment at which the new answer and the old reason is still said
+            if loaded is not old:
+                with self._swap:
+                    self.live = loaded
+        with self._refusing("shadows"):
+            self._load_shadows()
+
+    @contextmanager
+    def _refusing(self, what: str) -> Iterator[None]:
+        """Keep what is loaded whatever goes wrong inside, and say why, in the log once."""
+        try:
+            yield
+        except Exception as error:  # the registry is asked again
+            why = str(error) or repr(error)
+            if why != self._refused[what]:
+                log.warning("%s: keeps serving what it has; %s", self.cfg.name, why)
+            self._refused[what] = why
+        else:
+            self._refused[what] = ""
 
     def _load(self, old: Live | None) -> Live:
         """Return what the registry says, reusing what is loaded; the same object where nothing changed."""
         name = self.cfg.name
         policy, aliases = self._registry.policy(name), self._registry.aliases(name)
-        wanted = {alias: aliases[alias] for alias in policy.weights if alias in aliases}
-        missing = sorted(set(policy.weights) - set(wanted))
-        if missing:
-            raise BadInput("traffic.weights", missing[0], f"is no alias of {name}", "promote a version to it")
-        if old and old.policy == policy and wanted == {a: v.version.number for a, v in old.variants.items()}:
+        needed = [*policy.weights, *([policy.ramp.alias] if policy.ramp.steps else [])]
+        for alias in needed:
+            if alias not in aliases:
+                raise BadInput(aliases_of(policy)[alias], alias, f"is no alias of {name}", "promote a version to it")
+        wanted = {alias: aliases[alias] for alias in needed}
+        if old and old.policy == policy and wanted == _numbers(old.variants):
             return old
-        loaded = {v.version.number: v.bundle for v in old.variants.values()} if old else {}
+        kept = [*self._champions, *(old.variants.values() if old else ())]
+        loaded = {variant.version.number: variant for variant in kept}
         variants = {}
         for alias, number in wanted.items():
-            version = self._registry.resolve(name, str(number))
-            bundle = loaded.get(number) or self._warmed(version)
-            loaded[number] = bundle
-            variants[alias] = Variant(alias, version, bundle, Trained(bundle.schema))
-        return Live(policy, variants)
+            loaded[number] = loaded.get(number) or self._warmed(number, self._threads)
+            variants[alias] = replace(loaded[number], alias=alias)
+        if "champion" in variants:
+            others = [kept for kept in self._champions if kept.version.number != wanted["champion"]]
+            self._champions = [*others[-1:], variants["champion"]]
+        shadows = {alias: shadow for alias, shadow in old.shadows.items() if alias in policy.shadow} if old else {}
+        return Live(policy, variants, weights_at(policy, time.time()), shadows)
 
-    def _warmed(self, version: Version) -> Bundle:
-        threads = max(1, int(self.cfg.serving.cpus_per_replica))
+    def _load_shadows(self) -> None:
+        """Load the shadows that the policy names; one that cannot be used is left out, and answers go on without it.
+
+        Raises what kept out the first of them. One that takes or gives something else than the champion could be
+        neither fed nor compared: it is refused before it is loaded.
+        """
+        if not self.live.policy.shadow:
+            return
+        aliases, found, errors = self._registry.aliases(self.cfg.name), {}, []
+        for alias in self.live.policy.shadow:
+            try:
+                found[alias] = self._shadow(alias, aliases)
+            except Exception as error:  # told by the caller
+                errors.append(error)
+        if _numbers(found) != _numbers(self.live.shadows):
+            with self._swap:
+                self.live = replace(self.live, shadows=found)
+        if errors:
+            raise errors[0]
+
+    def _shadow(self, alias: str, aliases: Mapping[str, int]) -> Variant:
+        name = self.cfg.name
+        if alias not in aliases:
+            raise BadInput("traffic.shadow", alias, f"is no alias of {name}", "promote a version to it")
+        number, old = aliases[alias], self.live.shadows.get(alias)
+        same = old if old and old.version.number == number else None
+        schema = same.bundle.schema if same else read_schema(self._registry.resolve(name, str(number)).folder)
+        if shape(schema) != shape(self.live.schema):
+            bound = f"is version {number}, which takes or gives something else than what answers"
+            raise BadInput("traffic.shadow", alias, bound, "train it on the same columns and target")
+        return same or replace(self._warmed(number, 1), alias=alias)
+
+    @property
+    def _threads(self) -> int:
+        return max(1, int(self.cfg.serving.cpus_per_replica))
+
+    def _warmed(self, number: int, threads: int) -> Variant:
+        """Load and try a version on its own example rows; raises BadInput where it cannot answer them."""
+        version = self._registry.resolve(self.cfg.name, str(number))
         bundle = Bundle.load(version.folder, threads)
-        bundle.predict(raw_from_rows(bundle.example(), bundle.schema))
-        return bundle
+        schema, rows = bundle.schema, bundle.example()
+        outputs = bundle.predict(raw_from_rows(rows, schema))
+        wanted = (len(rows), len(schema.classes) or 1)
+        if outputs.shape != wanted:
+            bound = f"answers its example rows in the shape {outputs.shape}, its schema says {wanted}"
+        elif not np.isfinite(outputs).all():
+            bound = "answers its example rows with what is no number"
+        else:
+            return Variant("", version, bundle, Trained(schema))
+        raise BadInput("bundle", str(version.folder), bound, "register the model again")
+
+
+def _numbers(variants: Mapping[str, Variant]) -> dict[str, int]:
+    return {alias: variant.version.number for alias, variant in variants.items()}

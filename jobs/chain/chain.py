@@ -13,6 +13,7 @@ from types import FrameType, TracebackType
 
 from cluster import tokens
 from cluster.background import start_head, stop_head
+from cluster.policy import overrides
 from cluster.progress import Step
 from cluster.registry import Version
 from cluster.session import connect, find_address
@@ -106,8 +107,7 @@ class Chain:
     def deploy(self) -> str:
         """Deploy in a process of its own (jobs and serve share only the registry) and return the URL."""
         said = [override for override in self.cfg.overrides if _key(override).split(".")[0] in ("serving", "tracking")]
-        weights = ",".join(f"{alias}:{weight}" for alias, weight in self.cfg.traffic.weights.items())
-        traffic = [f"traffic.ab_test={self.cfg.traffic.ab_test}", f"traffic.weights={{{weights}}}"]
+        traffic = [f"traffic.{override}" for override in overrides(self.cfg.traffic)]
         if not self.cfg.keep:
             self._ends.callback(self._end_application)
         self._serve("deploy", [f"name={self.name}", *said, *traffic])

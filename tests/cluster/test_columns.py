@@ -13,9 +13,11 @@ from cluster.columns import (
     ColumnSchema,
     ModelSchema,
     category_text,
+    joined,
     raw_from_columns,
     raw_from_rows,
     raw_from_table,
+    text_bytes,
     text_of,
 )
 from conf.errors import BadInput
@@ -145,3 +147,15 @@ def test_a_schema_written_before_there_were_texts_is_read() -> None:
     for column in said["columns"]:
         del column["length"]
     assert ModelSchema.from_dict(said) == SCHEMA
+
+
+TEXTS = st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1, max_size=4)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=4))
+def test_texts_of_different_widths_join_as_if_sent_together(requests) -> None:
+    columns = (ColumnSchema("text", "text", length=64), ColumnSchema("n", "number"))
+    schema = ModelSchema("y", "regression", (), columns)
+    together = joined([{"text": text_bytes(texts, 64), "n": np.zeros((len(texts), 1))} for texts in requests], schema)
+    np.testing.assert_array_equal(together["text"], text_bytes([t for texts in requests for t in texts], 64))
+    assert len(together["n"]) == len(together["text"])

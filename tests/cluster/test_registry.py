@@ -13,7 +13,8 @@ import pytest
 
 from cluster.bundle import Bundle, check_manifest
 from cluster.columns import raw_from_rows
-from cluster.registry import Registry, check_weights
+from cluster.policy import check_traffic
+from cluster.registry import Registry
 from cluster.tracking import connect
 from conf.errors import BadInput
 from conf.schema import Cluster, Dataset, PromoteConfig, Traffic, TrainConfig
@@ -103,7 +104,7 @@ def test_a_run_without_the_artifact_is_named(registered) -> None:
 )
 def test_weights_are_whole(weights, said) -> None:
     with pytest.raises(BadInput, match=said):
-        check_weights(Traffic("ab", weights))
+        check_traffic(Traffic("ab", weights))
 
 
 def test_whatever_is_wrong_with_a_bundle_is_refused_and_registers_nothing(own, tmp_path) -> None:

@@ -18,7 +18,7 @@ from serve.app import Application
 AB = Traffic("ab", {"champion": 0.5, "challenger": 0.5})
 
 
-def until(condition: Callable[[], object], seconds: float = 3.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
