@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from cluster import records
-from cluster.records import Prediction, SegmentWriter
+from cluster.records import Predictions, SegmentWriter
 from cluster.storage import storage_path
 from conf.errors import BadInput, nearest
 from conf.schema import DeployConfig
@@ -42,7 +42,7 @@ class Application:
         self._cfg = cfg
         self._variants = Variants(cfg)
         storage, schema = storage_path(cfg.cluster), self._variants.live.schema
-        self._log = SegmentWriter[Prediction](
+        self._log = SegmentWriter[Predictions](
             records.folder(storage, records.PREDICTIONS, cfg.name),
             partial(records.prediction_table, schema=schema),
             FLUSH_S,

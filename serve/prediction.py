@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cluster.columns import Array, ModelSchema, Raw
-from cluster.records import Prediction, SegmentWriter
+from cluster.records import Predictions, SegmentWriter
 from conf.errors import BadInput
 from conf.schema import DeployConfig
 from serve.answers import Refused
@@ -55,7 +55,7 @@ class Predicted:
 class Predictor:
     """Answers requests with the live variants, and records them off their path."""
 
-    def __init__(self, cfg: DeployConfig, variants: Variants, log: SegmentWriter[Prediction]) -> None:
+    def __init__(self, cfg: DeployConfig, variants: Variants, log: SegmentWriter[Predictions]) -> None:
         self._cfg, self._variants, self._log = cfg, variants, log
 
     def __call__(self, asked: Asked) -> Predicted:
@@ -74,7 +74,10 @@ class Predictor:
         if self._cfg.serving.log_predictions:
             latency_ms = (time.perf_counter() - started) * 1000
             number = variant.version.number
-            self._log.append(Prediction(request_id, time.time(), number, variant.alias, unit, raw, outputs, latency_ms))
+            name, moment = variant.alias, time.time()
+            self._log.append(
+                Predictions([request_id], [unit], [rows], moment, number, name, raw, outputs, [latency_ms], schema)
+            )
         return Predicted(variant, request_id, outputs, variant.trained.doubts(raw))
 
     def _variant(self, unit: str, version: int | None) -> Variant:
