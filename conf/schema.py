@@ -153,6 +153,19 @@ class Http:
 
 
 @dataclass
+class Records:
+    """What serving keeps of requests and of what became of them."""
+
+    predictions: bool = True
+    sample: float = within(1.0, ge=0.0, le=1.0)  # share of the requests recorded, chosen by their ids
+    omit: list[str] = field(default_factory=list)  # columns left out: null in the records; "unit" is one too
+    hash: list[str] = field(default_factory=list)  # columns written as a hash with a key, <storage>/records/key
+    retention_days: Optional[int] = whole(None, ge=1)  # days that records are kept after their own; null: all
+    queue_rows: int = whole(100_000, ge=1)  # rows that wait to be written; what is more is dropped and counted
+    flush_s: float = within(1.0, gt=0.0)  # predictions: a killed replica loses what is younger
+
+
+@dataclass
 class Serving:
     """How a registered model is served."""
 
@@ -162,7 +175,7 @@ class Serving:
     max_rows: int = whole(1000, ge=1)  # rows in one request
     max_body_mb: float = within(4.0, gt=0.0)
     poll_s: float = within(1.0, gt=0.0)  # how often aliases and policy are looked at
-    log_predictions: bool = True
+    records: Records = field(default_factory=Records)
 
 
 @dataclass

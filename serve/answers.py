@@ -16,11 +16,12 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Refused(Exception):
-    """A request that cannot be answered, with its HTTP status."""
+    """A request that cannot be answered, with its HTTP status; retry_s: when it may be sent again, None: never."""
 
-    def __init__(self, status: int, why: BadInput) -> None:
+    def __init__(self, status: int, why: BadInput, retry_s: int | None = None) -> None:
         super().__init__(str(why))
         self.status, self.why = status, why
+        self.headers = {} if retry_s is None else {"retry-after": str(retry_s)}
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def refusal(refused: Refused) -> Answer:
     """Return the one JSON shape of errors: key, value, bound, remedy, and the sentence made of them."""
     why = refused.why
     error = {"key": why.key, "value": why.value, "bound": why.bound, "remedy": why.remedy, "message": str(why)}
-    return Answer({"error": error}, refused.status)
+    return Answer({"error": error}, refused.status, refused.headers)
 
 
 async def send(answer: Answer, respond: Send) -> None:

@@ -13,12 +13,15 @@ from conf.schema import DeployConfig
 def deploy(cfg: DeployConfig) -> str:
     """Store the policy, start the application of `cfg.name`, and return its URL once it answers."""
     from cluster.background import start_head
+    from cluster.bundle import read_schema
+    from cluster.privacy import check_columns
     from cluster.registry import Registry
     from cluster.session import connect, find_address
     from cluster.tracking import connect as connect_tracking
     from serve.start import check_port, start
 
     registry = Registry(connect_tracking(cfg.tracking, cfg.cluster))
+    check_columns(cfg.serving.records, read_schema(registry.resolve(cfg.name, "champion").folder))
     registry.write_policy(cfg.name, cfg.traffic)
     if find_address(cfg.cluster) is None:
         check_port(cfg.serving.http)

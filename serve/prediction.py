@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cluster.columns import Array, ModelSchema, Raw
-from cluster.records import Predictions, SegmentWriter
+from cluster.records import Predictions
+from cluster.segments import SegmentWriter
 from conf.errors import BadInput
 from conf.schema import DeployConfig
 from serve.answers import Refused
@@ -71,7 +72,7 @@ class Predictor:
             bound = f"are more than serving.max_rows={most}"
             raise Refused(413, BadInput("rows", rows, bound, "send fewer at once"))
         outputs = variant.bundle.predict(raw)
-        if self._cfg.serving.log_predictions:
+        if self._cfg.serving.records.predictions:
             latency_ms = (time.perf_counter() - started) * 1000
             number = variant.version.number
             name, moment = variant.alias, time.time()
