@@ -116,9 +116,14 @@ def feedback_tables(told: list[Feedback]) -> list[pa.Table]:
 def prediction_tables(batches: list[Predictions], privacy: Privacy = _ALL) -> list[pa.Table]:
     """Return the records of batches, a table for each set of columns that their models have."""
     alike: dict[tuple[tuple[str, str], ...], list[Predictions]] = {}
+    groups: dict[int, list[Predictions]] = {}  # by the schema object: most batches share one
     for batch in batches:
-        if privacy.sample >= 1 or any(map(privacy.sampled, batch.request_ids)):
-            alike.setdefault(tuple((column.name, column.type) for column in batch.schema.columns), []).append(batch)
+        if privacy.sample < 1 and not any(map(privacy.sampled, batch.request_ids)):
+            continue
+        if id(batch.schema) not in groups:
+            columns = tuple((column.name, column.type) for column in batch.schema.columns)
+            groups[id(batch.schema)] = alike.setdefault(columns, [])
+        groups[id(batch.schema)].append(batch)
     tables = [prediction_table(group, group[0].schema, privacy) for group in alike.values()]
     return [table for table in tables if table.num_rows]
 
