@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from cluster import compaction, records
+from cluster import compaction, reading, records
 from cluster.compaction import HOUR_NS, SLACK_NS, Compactor, due, merge, replaced
 from cluster.privacy import Privacy
 from cluster.reading import read, read_joined
@@ -136,6 +136,25 @@ def test_a_merge_that_was_killed_half_way_doubles_and_loses_nothing(top) -> None
     look(top)
     assert segments(day) == [merged]
     assert kept(top) == list("012345")
+
+
+def test_what_is_merged_and_deleted_between_a_look_and_the_reading_is_found(top, monkeypatch) -> None:
+    for i in range(6):
+        tell(top, feedback(str(i)))
+    (day,) = days(top)
+    really = reading._deal_segment
+
+    def then_merge(path, buckets) -> None:
+        really(path, buckets)
+        if Segment.of(path).level < 2:  # after the first, twice: what the second look finds is gone too
+            sources = segments(day)
+            merge(day, sources)
+            for source in sources:
+                source.unlink()
+
+    monkeypatch.setattr(reading, "_deal_segment", then_merge)
+    assert kept(top) == list("012345")
+    assert [Segment.of(path).level for path in segments(day)] == [2]
 
 
 def test_what_a_killed_writer_left_unfinished_goes_in_the_end(top) -> None:
