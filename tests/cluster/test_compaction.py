@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -83,6 +83,7 @@ def test_a_closed_day_becomes_one_segment_for_each_shape(tmp_path) -> None:
     assert sorted(ids) == [f"{kind}{i}" for kind in "ab" for i in range(5)]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.sampled_from("xy")), max_size=200),
     st.booleans(),

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster import records
@@ -42,6 +42,7 @@ def test_models_with_other_columns_are_recorded_beside_each_other() -> None:
 MIXED = ModelSchema("y", "binary", ("no", "yes"), (ColumnSchema("n", "number"), ColumnSchema("w", "text", length=99)))
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.lists(st.lists(st.tuples(st.floats(width=32, allow_infinity=False) | st.none(), st.text()), min_size=1))
@@ -72,6 +73,7 @@ def test_requests_of_one_batch_are_recorded_each_with_its_own_rows(batches) -> N
     assert found == wanted
 
 
+@settings(deadline=None)
 @given(st.sets(st.text(max_size=12), min_size=40), st.floats(0, 1))
 def test_a_sample_is_the_same_everywhere_and_grows_with_its_share(ids, share) -> None:
     def kept(of: float) -> set[str]:
