@@ -15,13 +15,15 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-class Refused(Exception):
-    """A request that cannot be answered, with its HTTP status; retry_s: when it may be sent again, None: never."""
+_AGAIN = (429, 503)  # with which a client may ask again, after a second
 
-    def __init__(self, status: int, why: BadInput, retry_s: int | None = None) -> None:
+
+class Refused(Exception):
+    """A request that cannot be answered, with its HTTP status."""
+
+    def __init__(self, status: int, why: BadInput) -> None:
         super().__init__(str(why))
         self.status, self.why = status, why
-        self.headers = {} if retry_s is None else {"retry-after": str(retry_s)}
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,15 @@ def refusal(refused: Refused) -> Answer:
     """Return the one JSON shape of errors: key, value, bound, remedy, and the sentence made of them."""
     why = refused.why
     error = {"key": why.key, "value": why.value, "bound": why.bound, "remedy": why.remedy, "message": str(why)}
-    return Answer({"error": error}, refused.status, refused.headers)
+    return Answer({"error": error}, refused.status)
 
 
 async def send(answer: Answer, respond: Send) -> None:
     """Send an answer through ASGI."""
     body = answer.body if isinstance(answer.body, bytes) else orjson.dumps(answer.body, default=str)
     headers = {"content-type": "application/json", "content-length": str(len(body)), **answer.headers}
+    if answer.status in _AGAIN:
+        headers["retry-after"] = "1"
     pairs = [(key.encode("latin-1"), _header_value(value)) for key, value in headers.items()]
     await respond({"type": "http.response.start", "status": answer.status, "headers": pairs})
     await respond({"type": "http.response.body", "body": body})

@@ -28,6 +28,7 @@ from serve.prediction import Asked, Predictor
 from serve.recorder import Recorder
 from serve.variants import Variants
 
+LONGEST_MS = 3_600_000
 JSON, CSV, BINARY = "application/json", "text/csv", "application/octet-stream"
 Handler = Callable[[Scope, Receive], Awaitable[Answer]]
 
@@ -63,6 +64,7 @@ class Application:
     def close(self) -> None:
         """Write what is left of the records."""
         self._variants.close()
+        self._predict.close()
         self._records.close()
 
     async def __call__(self, scope: Scope, receive: Receive, respond: Send) -> None:
@@ -98,32 +100,33 @@ class Application:
         return self._variants.live.of_version(number).version.number
 
     def _named(self, asked: Asked, scope: Scope) -> Asked:
-        """Return what is asked with the unit and the id that headers say.
+        """Return what is asked with the unit, the id and the deadline that headers say; raises Refused (400).
 
         The proxy gives every request an x-request-id, so that a client's own in the body comes first.
         """
         unit = header(scope, b"x-unit-id") or asked.unit
-        return replace(asked, unit=unit, request_id=asked.request_id or header(scope, b"x-request-id"))
+        request_id = asked.request_id or header(scope, b"x-request-id")
+        return replace(asked, unit=unit, request_id=request_id, timeout_s=_timeout_s(scope))
 
     async def _native(self, scope: Scope, receive: Receive) -> Answer:
         kind = content_type(scope, JSON, native.ARROW)
         body = await read_body(receive, self._most_bytes)
         asked = native.read(read_json(body)) if kind == JSON else native.read_arrow(body)
-        predicted = self._predict(self._named(asked, scope))
+        predicted = await self._predict(self._named(asked, scope))
         return (native.write if kind == JSON else native.write_arrow)(predicted, self._cfg.name)
 
     async def _mlflow(self, scope: Scope, receive: Receive) -> Answer:
         kind = content_type(scope, JSON, CSV)
         body = await read_body(receive, self._most_bytes)
         asked = scoring.read(scoring.parse(body)) if kind == JSON else scoring.read_csv(body)
-        return scoring.write(self._predict(self._named(asked, scope)))
+        return scoring.write(await self._predict(self._named(asked, scope)))
 
     async def _infer(self, scope: Scope, receive: Receive) -> Answer:
         content_type(scope, JSON, BINARY)
         body = await read_body(receive, self._most_bytes)
         length = header(scope, inference.BINARY_LENGTH.encode())
         infer = inference.read(body, length, scope.get("version"))
-        return inference.write(self._predict(self._named(infer.asked, scope)), infer, self._cfg.name)
+        return inference.write(await self._predict(self._named(infer.asked, scope)), infer, self._cfg.name)
 
     async def _accept_feedback(self, scope: Scope, receive: Receive) -> Answer:
         content_type(scope, JSON)
@@ -165,3 +168,13 @@ class Application:
 
     async def _docs(self, _scope: Scope, _receive: Receive) -> Answer:
         return docs("")
+
+
+def _timeout_s(scope: Scope) -> float | None:
+    said = header(scope, b"x-request-timeout-ms")
+    if not said:
+        return None
+    if not (said.isdecimal() and len(said) < 8 and 0 < int(said) <= LONGEST_MS):
+        bound = f"is not a whole number of milliseconds from 1 to {LONGEST_MS}"
+        raise Refused(400, BadInput("x-request-timeout-ms", said[:20], bound, "correct or leave it out"))
+    return int(said) / 1000

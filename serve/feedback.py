@@ -13,8 +13,6 @@ from cluster.segments import SegmentWriter
 from conf.errors import BadInput, nearest
 from serve.answers import Refused
 
-RETRY_S = 1  # a full disk seldom has room sooner
-
 
 async def accept(body: dict[str, Any], schema: ModelSchema, kept: SegmentWriter[Feedback]) -> int:
     """Keep {"request_id", "label", "row"} or {"feedback": [...]} and return how many.
@@ -32,7 +30,7 @@ async def accept(body: dict[str, Any], schema: ModelSchema, kept: SegmentWriter[
         await asyncio.wrap_future(kept.append_durably(Feedback(ids, rows, time.time(), labels, values)))
     except OSError as error:
         why = BadInput("feedback", None, f"cannot be kept ({error})", "send it again later")
-        raise Refused(503, why, RETRY_S) from error
+        raise Refused(503, why) from error
     return len(given)
 
 

@@ -56,6 +56,9 @@ def start(cfg: DeployConfig) -> str:
     if cfg.name not in running or settings.get(cfg.name) != own:
         wanted.append(RunTarget(model_application(cfg), cfg.name, f"/{cfg.name}"))
     if wanted:
+        limit = storage_path(cfg.cluster) / "serving" / cfg.name / "max_ongoing"  # HAProxy's configuration reads it
+        limit.parent.mkdir(parents=True, exist_ok=True)
+        limit.write_text(str(cfg.serving.max_ongoing))
         serve.run_many(wanted)
     record.write_text(json.dumps({**settings, "port": http.port, cfg.name: own}))
     url = f"http://{http.host}:{http.port}/{cfg.name}"

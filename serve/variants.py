@@ -18,9 +18,9 @@ from serve.doubts import Trained
 log = logging.getLogger("ray.serve")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Variant:
-    """One loaded version under its alias."""
+    """One loaded version under its alias; equal to itself alone."""
 
     alias: str
     version: Version
