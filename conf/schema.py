@@ -154,6 +154,19 @@ class Http:
 
 
 @dataclass
+class Records:
+    """What serving keeps of requests and of what became of them."""
+
+    predictions: bool = True
+    sample: float = within(1.0, ge=0.0, le=1.0)  # share of the requests recorded, chosen by their ids
+    omit: list[str] = field(default_factory=list)  # columns left out: null in the records; "unit" is one too
+    hash: list[str] = field(default_factory=list)  # columns written as a hash with a key, <storage>/records/key
+    retention_days: Optional[int] = whole(None, ge=1)  # days that records are kept after their own; null: all
+    queue_rows: int = whole(100_000, ge=1)  # rows that wait to be written; what is more is dropped and counted
+    flush_s: float = within(1.0, gt=0.0)  # predictions: a killed replica loses what is younger
+
+
+@dataclass
 class Serving:
     """How a registered model is served."""
 
@@ -164,7 +177,7 @@ class Serving:
     max_body_mb: float = within(4.0, gt=0.0)
     max_ongoing: int = whole(64, ge=1)  # requests that a replica has in hand at once; more are refused (429)
     poll_s: float = within(1.0, gt=0.0)  # how often aliases and policy are looked at
-    log_predictions: bool = True
+    records: Records = field(default_factory=Records)
     shadow_queue: int = whole(1000, ge=1)  # rows that wait for the shadows; more are dropped and counted
     shadow_tolerance: float = within(0.01, ge=0.0)  # regression: relative difference at which two answers agree
 

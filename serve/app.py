@@ -7,9 +7,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from functools import partial
 
-from cluster import records
-from cluster.records import Predictions, SegmentWriter
-from cluster.storage import storage_path
 from conf.errors import BadInput, nearest
 from conf.schema import DeployConfig
 from serve import feedback, inference, native, scoring
@@ -29,10 +26,10 @@ from serve.answers import (
 )
 from serve.description import description, docs
 from serve.prediction import Asked, Predictor
+from serve.recorder import Recorder
 from serve.shadow import Shadow
 from serve.variants import Variants
 
-FLUSH_S, COMMIT_S, QUEUED = 1.0, 0.01, 100_000
 LONGEST_MS = 3_600_000
 JSON, CSV, BINARY = "application/json", "text/csv", "application/octet-stream"
 Handler = Callable[[Scope, Receive], Awaitable[Answer]]
@@ -44,18 +41,9 @@ class Application:
     def __init__(self, cfg: DeployConfig) -> None:
         self._cfg, self._access = cfg, Access(cfg.serving.http.token_file)
         self._variants = Variants(cfg)
-        storage, schema = storage_path(cfg.cluster), self._variants.live.schema
-        self._log = SegmentWriter[Predictions](
-            records.folder(storage, records.PREDICTIONS, cfg.name),
-            partial(records.prediction_table, schema=schema),
-            FLUSH_S,
-            QUEUED,
-        )
-        self._feedback = SegmentWriter[feedback.Feedback](
-            records.folder(storage, records.FEEDBACK, cfg.name), feedback.table, COMMIT_S, QUEUED
-        )
-        self._shadow = Shadow(cfg, self._variants, self._log)
-        self._predict = Predictor(cfg, self._variants, self._log, self._shadow)
+        self._records = Recorder(cfg, self._variants.live.schema)
+        self._shadow = Shadow(cfg, self._variants, self._records.predictions)
+        self._predict = Predictor(cfg, self._variants, self._records.predictions, self._shadow)
         self._most_bytes = int(cfg.serving.max_body_mb * 1e6)
         model = f"/v2/models/{cfg.name}"
         self._routes: dict[str, tuple[str, Handler]] = {
@@ -82,8 +70,7 @@ class Application:
         self._variants.close()
         self._predict.close()
         self._shadow.close()
-        self._log.close()
-        self._feedback.close()
+        self._records.close()
 
     async def __call__(self, scope: Scope, receive: Receive, respond: Send) -> None:
         """Answer one request (ASGI)."""
@@ -152,7 +139,7 @@ class Application:
     async def _accept_feedback(self, scope: Scope, receive: Receive) -> Answer:
         content_type(scope, JSON)
         body = read_json(await read_body(receive, self._most_bytes))
-        return Answer({"accepted": await feedback.accept(body, self._variants.live.schema, self._feedback)})
+        return Answer({"accepted": await feedback.accept(body, self._variants.live.schema, self._records.feedback)})
 
     async def _health(self, _scope: Scope, _receive: Receive) -> Answer:
         live = self._variants.live
@@ -166,7 +153,8 @@ class Application:
                 "variants": {alias: variant.version.number for alias, variant in live.variants.items()},
                 "shadow": self._shadow.counts(),
                 "refused": "; ".join(filter(None, (self._variants.refused, self._access.refused))),
-                "log_dropped": self._log.dropped,
+                "log_dropped": self._records.predictions.dropped,
+                "log_failure": self._records.predictions.failure,
             }
         )
 

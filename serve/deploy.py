@@ -17,6 +17,8 @@ def deploy(cfg: DeployConfig) -> str:
     from dataclasses import replace
 
     from cluster.background import start_head
+    from cluster.bundle import read_schema
+    from cluster.privacy import check_columns
     from cluster.registry import Registry
     from cluster.session import connect, find_address
     from cluster.storage import storage_path
@@ -26,6 +28,7 @@ def deploy(cfg: DeployConfig) -> str:
 
     said(cfg.serving.http)  # spoilt tokens end it before anything is changed
     registry = Registry(connect_tracking(cfg.tracking, cfg.cluster))
+    check_columns(cfg.serving.records, read_schema(registry.resolve(cfg.name, "champion").folder))
     cfg.traffic = registry.write_policy(cfg.name, cfg.traffic)
     tokens = kept(cfg.serving.http, storage_path(cfg.cluster), cfg.name)
     http = replace(cfg.serving.http, token_file=None if tokens is None else str(tokens))

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from datetime import UTC, datetime
+import time
 from typing import Any
 
-import pyarrow as pa
-
 from cluster.columns import ModelSchema
-from cluster.records import FEEDBACK_SCHEMA, SegmentWriter
+from cluster.records import Feedback
+from cluster.segments import SegmentWriter
 from conf.errors import BadInput, nearest
 from serve.answers import Refused
-
-Feedback = dict[str, object]
 
 
 async def accept(body: dict[str, Any], schema: ModelSchema, kept: SegmentWriter[Feedback]) -> int:
@@ -25,18 +22,20 @@ async def accept(body: dict[str, Any], schema: ModelSchema, kept: SegmentWriter[
     given = body.get("feedback", [body])
     if not isinstance(given, list) or not given or not all(isinstance(item, dict) for item in given):
         raise BadInput("feedback", None, "is not a list of objects", 'send {"request_id": ..., "label": ...}')
-    accepted = [_checked(item, i, schema) for i, item in enumerate(given)]
-    waiting = [asyncio.wrap_future(kept.append_durably(item)) for item in accepted]
+    truths = [_truth(item, i, schema) for i, item in enumerate(given)]
+    labels = [truth if isinstance(truth, str) else None for truth in truths]
+    values = [truth if isinstance(truth, float) else None for truth in truths]
+    ids, rows = [item["request_id"] for item in given], [item.get("row", 0) for item in given]
     try:
-        await asyncio.gather(*waiting)
+        await asyncio.wrap_future(kept.append_durably(Feedback(ids, rows, time.time(), labels, values)))
     except OSError as error:
         why = BadInput("feedback", None, f"cannot be kept ({error})", "send it again later")
         raise Refused(503, why) from error
-    return len(accepted)
+    return len(given)
 
 
-def _checked(item: dict[str, Any], place: int, schema: ModelSchema) -> Feedback:
-    """Check one feedback; raises BadInput naming its place."""
+def _truth(item: dict[str, Any], place: int, schema: ModelSchema) -> str | float:
+    """Return the class or number that one feedback says; raises BadInput naming its place."""
     where = f"feedback[{place}]"
     if set(item) - {"request_id", "row", "label"} or not item.get("request_id") or "label" not in item:
         raise BadInput(where, None, "has not the fields request_id, label and perhaps row", "give just these")
@@ -50,17 +49,4 @@ def _checked(item: dict[str, Any], place: int, schema: ModelSchema) -> Feedback:
             raise BadInput(f"{where}.label", str(label)[:60], "is not a class", nearest(str(label), schema.classes))
     elif not number:
         raise BadInput(f"{where}.label", str(label)[:60], "is not a finite number", "give the true value")
-    now = datetime.now(UTC)
-    of_class = str(label) if schema.classes else None
-    return {
-        "request_id": item["request_id"],
-        "row": row,
-        "time": now,
-        "label": of_class,
-        "value": None if of_class else float(label),
-    }
-
-
-def table(batch: list[Feedback]) -> pa.Table:
-    """Return records as they are written."""
-    return pa.Table.from_pylist(batch, FEEDBACK_SCHEMA)
+    return str(label) if schema.classes else float(label)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.columns import Array, ModelSchema, Raw, joined, raw_from_rows
-from cluster.records import Predictions, SegmentWriter
+from cluster.records import Predictions
+from cluster.segments import SegmentWriter
 from conf.errors import BadInput
 from conf.schema import DeployConfig
 from serve.answers import Refused
@@ -156,7 +157,7 @@ class Predictor:
             latencies_ms=[(now - item.started) * 1000 for item in items],
             schema=variant.bundle.schema,
         )
-        if self._serving.log_predictions:
+        if self._serving.records.predictions:
             self._log.append(made)
         self._shadow.offer(made)
 

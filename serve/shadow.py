@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster.columns import Array, Raw, joined
-from cluster.records import Predictions, SegmentWriter
+from cluster.records import Predictions
+from cluster.segments import SegmentWriter
 from conf.schema import DeployConfig
 from serve.variants import Variant, Variants
 
@@ -130,7 +131,7 @@ class Shadow:
                 latency_ms = (time.perf_counter() - started) * 1000
                 answered = np.concatenate([offered.outputs for offered in batch])
                 found.add(answered, outputs, bool(variant.bundle.schema.classes), self._cfg.serving.shadow_tolerance)
-                if self._cfg.serving.log_predictions:
+                if self._cfg.serving.records.predictions:
                     self._record(batch, variant, raw, outputs, latency_ms)
             except Exception as error:  # whatever it is, the answers are out already and the next batch may do
                 found.failed += _rows(batch)

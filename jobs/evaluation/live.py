@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from cluster.columns import ModelSchema
 from cluster.progress import Step
-from cluster.records import read_joined
+from cluster.reading import read_joined
 from cluster.tokens import FEEDBACK, PREDICT, Token, bearer
 from conf.errors import BadInput
 from jobs.data.load import Requests
@@ -74,6 +74,7 @@ def collect(storage: Path, name: str, latencies: dict[str, float]) -> pa.Table:
     deadline = time.monotonic() + RECORDED_S
     while True:
         tables = [table.filter(pc.is_in(table["request_id"], wanted)) for table in read_joined(storage, name)]
+        tables = [table for table in tables if table.num_rows]  # of other requests' models perhaps, with other columns
         found = pa.concat_tables(tables) if tables else None
         if found is not None and found.num_rows >= len(latencies):
             return found

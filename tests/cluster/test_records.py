@@ -1,147 +1,48 @@
-"""Records: typed, durable where promised, joined with the first feedback, readable while being written."""
+"""Records as they are made: typed, each request with its own rows, without what is to be left out or hashed."""
 
-import time
-from datetime import UTC, datetime, timedelta
+import stat
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster import records
 from cluster.columns import ColumnSchema, ModelSchema, raw_from_rows
-from cluster.records import FEEDBACK_SCHEMA, Predictions, SegmentWriter
-
-SCHEMA = ModelSchema(
-    "y",
-    "binary",
-    ("no", "yes"),
-    (
-        ColumnSchema("n", "number"),
-        ColumnSchema("b", "boolean"),
-        ColumnSchema("c", "category"),
-        ColumnSchema("t", "time"),
-    ),
-)
-NOW = datetime.now(UTC)
+from cluster.privacy import Privacy, check_columns, record_key
+from cluster.records import Predictions
+from conf.errors import BadInput
+from conf.schema import Records
+from tests.cluster.appending import SCHEMA, prediction
 
 
-def prediction(request_id: str, rows: int = 1) -> Predictions:
-    given = [{"n": 1.5, "b": True, "c": "x", "t": 60}, {"n": None, "b": None, "c": None, "t": None}][:rows]
-    outputs = np.full((rows, 2), 0.5, np.float32)
-    raw, now = raw_from_rows(given, SCHEMA), time.time()
-    return Predictions([request_id], ["u"], [rows], now, 3, "champion", raw, outputs, [1.25], SCHEMA)
-
-
-def feedback(request_id: str, label: str, minutes: int, row: int = 0) -> dict[str, object]:
-    moment = NOW + timedelta(minutes=minutes)
-    return {"request_id": request_id, "row": row, "time": moment, "label": label, "value": None}
-
-
-def write(into, make_table, items) -> None:
-    writer = SegmentWriter(into, make_table, 0.01, 1000)
-    for item in items:
-        writer.append(item)
-    writer.close()
-
-
-@pytest.fixture
-def name(tmp_path):
-    def table(batch):
-        return records.prediction_table(batch, SCHEMA)
-
-    write(records.folder(tmp_path, "predictions", "m"), table, [prediction("a", 2), prediction("b"), prediction("c")])
-    return "m"
-
-
-def test_inputs_come_back_typed(tmp_path, name) -> None:
-    (table,) = records.read_joined(tmp_path, name)
+def test_inputs_are_typed() -> None:
+    (table,) = records.prediction_tables([prediction("a", 2), prediction("b")])
+    assert table.schema == records.prediction_schema(SCHEMA)
     assert table.schema.field("inputs").type.field("t").type == pa.timestamp("ms")
-    first, second = table.to_pylist()[:2]
+    first, second, third = table.to_pylist()
     assert first["inputs"] == {"n": 1.5, "b": True, "c": "x", "t": datetime(1970, 1, 1, 0, 1)}
     assert second["inputs"] == {"n": None, "b": None, "c": None, "t": None}
     assert (first["row"], second["row"], first["version"], first["outputs"]) == (0, 1, 3, [0.5, 0.5])
-    assert table["label"].null_count == 4
+    assert (third["request_id"], third["row"]) == ("b", 0)
 
 
-def test_the_first_feedback_counts_however_late_and_out_of_order(tmp_path, name) -> None:
-    told = [feedback("b", "no", 9), feedback("b", "yes", 1), feedback("a", "no", 2, row=1), feedback("zzz", "no", 0)]
-    for item in told:
-        write(records.folder(tmp_path, "feedback", name), lambda b: pa.Table.from_pylist(b, FEEDBACK_SCHEMA), [item])
-    labels = {}
-    for table in records.read_joined(tmp_path, name):
-        labels |= {(row["request_id"], row["row"]): row["label"] for row in table.to_pylist()}
-    assert labels == {("a", 0): None, ("a", 1): "no", ("b", 0): "yes", ("c", 0): None}
-
-
-def test_acknowledged_means_on_disk(tmp_path) -> None:
-    into = records.folder(tmp_path, "feedback", "m")
-    writer = SegmentWriter(into, lambda b: pa.Table.from_pylist(b, FEEDBACK_SCHEMA), 0.01, 1000)
-    writer.append_durably(feedback("a", "yes", 0)).result(timeout=10)
-    dataset = records.read(tmp_path, "feedback", "m")
-    assert dataset is not None
-    assert dataset.to_table()["request_id"].to_pylist() == ["a"]
-    writer.close()
-
-
-def test_what_is_written_can_be_read_all_the_while(tmp_path) -> None:
-    big = pa.table({"noise": np.random.default_rng(0).random(300_000)})  # takes a while to write
-    into = records.folder(tmp_path, "feedback", "m")
-    writer = SegmentWriter(into, lambda batch: pa.concat_tables([big] * len(batch)), 0.001, 1000)
-    seen = [0]
-    for _ in range(12):
-        future = writer.append_durably(None)
-        while not future.done():
-            dataset = records.read(tmp_path, "feedback", "m")
-            seen.append(dataset.count_rows() if dataset else 0)
-    writer.close()
-    assert seen == sorted(seen)  # nothing half written, nothing lost
-    assert set(seen) <= {len(big) * count for count in range(13)}
-    assert records.read(tmp_path, "feedback", "m").count_rows() == 12 * len(big)
-    assert not list(into.rglob("*.unfinished"))
-
-
-def test_many_acknowledgements_share_a_segment(tmp_path) -> None:
-    into = records.folder(tmp_path, "feedback", "m")
-    writer = SegmentWriter(into, lambda b: pa.Table.from_pylist(b, FEEDBACK_SCHEMA), 0.05, 1000)
-    futures = [writer.append_durably(feedback(str(i), "yes", 0)) for i in range(100)]
-    for i, future in enumerate(futures):
-        future.result(timeout=10)
-        assert str(i) in records.read(tmp_path, "feedback", "m").to_table()["request_id"].to_pylist()
-    assert len(list(into.rglob("*.parquet"))) < 10
-    writer.close()
-
-
-def test_without_predictions_there_is_nothing_to_join(tmp_path) -> None:
-    write(
-        records.folder(tmp_path, "feedback", "m"),
-        lambda b: pa.Table.from_pylist(b, FEEDBACK_SCHEMA),
-        [feedback("a", "no", 0)],
-    )
-    assert records.read(tmp_path, "predictions", "m") is None
-    assert list(records.read_joined(tmp_path, "m")) == []
-
-
-def test_what_cannot_be_kept_is_not_acknowledged_and_what_does_not_fit_is_counted(tmp_path) -> None:
-    (tmp_path / "taken").write_text("a file where a folder should be")
-    writer = SegmentWriter(tmp_path / "taken", lambda b: pa.Table.from_pylist(b, FEEDBACK_SCHEMA), 0.01, 1000)
-    with pytest.raises(OSError, match="taken"):
-        writer.append_durably(feedback("a", "yes", 0)).result(timeout=10)
-    writer.close()
-    full = SegmentWriter(tmp_path / "x", lambda b: pa.Table.from_pylist(b, FEEDBACK_SCHEMA), 60, 2)
-    for _ in range(5):
-        full.append(feedback("a", "yes", 0))
-    assert full.dropped == 3
-    with pytest.raises(OSError, match="too many records wait"):
-        full.append_durably(feedback("a", "yes", 0)).result(timeout=10)
-    full.close()
-    assert len(list((tmp_path / "x").rglob("*.parquet"))) == 1
+def test_models_with_other_columns_are_recorded_beside_each_other() -> None:
+    other = ModelSchema("y", "binary", ("no", "yes"), SCHEMA.columns[:1])
+    of_other = replace(prediction("o"), schema=other, raw={"n": np.ones((1, 1), np.float32)})
+    first, second = records.prediction_tables([prediction("a"), of_other, prediction("b")])
+    assert [table["request_id"].to_pylist() for table in (first, second)] == [["a", "b"], ["o"]]
+    assert second["inputs"].to_pylist() == [{"n": 1.0}]
 
 
 MIXED = ModelSchema("y", "binary", ("no", "yes"), (ColumnSchema("n", "number"), ColumnSchema("w", "text", length=99)))
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.lists(st.lists(st.tuples(st.floats(width=32, allow_infinity=False) | st.none(), st.text()), min_size=1))
@@ -170,3 +71,73 @@ def test_requests_of_one_batch_are_recorded_each_with_its_own_rows(batches) -> N
     keys = ("request_id", "row", "unit", "latency_ms", "version", "time")
     found = [(*(row[key] for key in keys), row["inputs"]["w"], row["outputs"]) for row in table.to_pylist()]
     assert found == wanted
+
+
+@settings(deadline=None)
+@given(st.sets(st.text(max_size=12), min_size=40), st.floats(0, 1))
+def test_a_sample_is_the_same_everywhere_and_grows_with_its_share(ids, share) -> None:
+    def kept(of: float) -> set[str]:
+        tables = records.prediction_tables([prediction(one, 2) for one in sorted(ids)], Privacy(sample=of))
+        found = [row["request_id"] for table in tables for row in table.to_pylist()]
+        assert sorted(found) == sorted(2 * list(set(found)))  # a request whole or not at all
+        return set(found)
+
+    assert kept(share) == kept(share) == {one for one in ids if Privacy(sample=share).sampled(one)}
+    assert kept(0.0) == set() <= kept(share / 2) <= kept(share) <= kept(1.0) == ids
+
+
+def test_a_sample_has_the_share_that_was_asked_for() -> None:
+    sampled = sum(Privacy(sample=0.1).sampled(f"request-{i}") for i in range(20_000))
+    assert abs(sampled - 2000) < 5 * (20_000 * 0.1 * 0.9) ** 0.5
+
+
+def test_what_is_left_out_or_hashed_is_not_in_the_records(tmp_path) -> None:
+    said = Records(omit=["n", "t"], hash=["c", "b", "unit"])
+    (table,) = records.prediction_tables([prediction("a", 2), prediction("b")], Privacy.of(said, tmp_path))
+    assert table.schema == records.prediction_schema(SCHEMA, Privacy.of(said, tmp_path))
+    kinds = table.schema.field("inputs").type
+    assert [kinds.field(name).type for name in "nbct"] == [pa.float32(), pa.string(), pa.string(), pa.timestamp("ms")]
+    first, second, third = table.to_pylist()
+    assert first["inputs"] == third["inputs"]
+    assert {name: first["inputs"][name] for name in "nt"} == {"n": None, "t": None}
+    assert second["inputs"] == dict.fromkeys("nbct")
+    for hashed in (first["inputs"]["c"], first["inputs"]["b"], first["unit"]):
+        assert len(bytes.fromhex(hashed)) == 8
+    (elsewhere,) = records.prediction_tables([prediction("a")], Privacy.of(said, tmp_path / "elsewhere"))
+    assert elsewhere["inputs"][0]["c"].as_py() != first["inputs"]["c"]  # not to be guessed without the key
+
+
+def test_the_key_is_made_once_and_for_this_user_alone(tmp_path) -> None:
+    keys, barrier = [], threading.Barrier(8)
+
+    def ask() -> None:
+        barrier.wait()
+        keys.append(record_key(tmp_path))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(keys) == 8
+    assert set(keys) == {record_key(tmp_path)}
+    assert len(keys[0]) == 32
+    assert [path.name for path in (tmp_path / "records").iterdir()] == ["key"]
+    assert stat.S_IMODE((tmp_path / "records" / "key").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "said, sentence",
+    [
+        (
+            Records(omit=["m"]),
+            "serving.records.omit: 'm' is no column of the model; allowed: b, c, n, t, unit",
+        ),
+        (Records(hash=["N"]), "serving.records.hash: 'N' is no column of the model"),
+        (Records(omit=["n"], hash=["n"]), "is left out by serving.records.omit too"),
+    ],
+)
+def test_a_column_that_is_not_there_is_refused(said, sentence) -> None:
+    with pytest.raises(BadInput, match=sentence):
+        check_columns(said, SCHEMA)
+    check_columns(Records(omit=["n"], hash=["unit"]), SCHEMA)

@@ -15,10 +15,11 @@ import hydra
 import numpy as np
 import pytest
 
-from cluster import records
 from cluster.bundle import Bundle
 from cluster.columns import raw_from_rows
 from cluster.ports import free_port
+from cluster.reading import read
+from cluster.records import FEEDBACK
 from cluster.registry import Registry
 from cluster.tracking import connect
 from conf import store
@@ -97,7 +98,8 @@ def test_feedback_that_was_acknowledged_before_a_kill_is_all_there_once(house: H
     stop.set()
     teller.join()
     assert len(acknowledged) > 100
-    kept = records.read(house.storage, records.FEEDBACK, "houses").to_table()["request_id"].to_pylist()
+    tables = read(house.storage, FEEDBACK, "houses")
+    kept = [request_id for table in tables for request_id in table["request_id"].to_pylist()]
     assert sorted(each for each in kept if each.startswith("told ")) == sorted(acknowledged)
 
 

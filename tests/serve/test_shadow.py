@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import records
 from cluster.bundle import Bundle
 from cluster.columns import ModelSchema, raw_from_rows
-from cluster.records import Predictions, SegmentWriter
+from cluster.reading import read_joined
+from cluster.records import Predictions
 from cluster.registry import Registry
+from cluster.segments import SegmentWriter
 from cluster.tracking import connect
 from conf.schema import Cluster, DeployConfig, Serving, Traffic
 from jobs.train import train
@@ -66,7 +67,7 @@ def test_copies_are_predicted_recorded_and_compared(shadowed, tmp_path) -> None:
     told = [{"request_id": request_id, "label": "yes"} for request_id in asked]
     shadowed.ask("POST", "/feedback", json={"feedback": told})
     shadowed.application.close()
-    read = [row for table in records.read_joined(tmp_path, "houses") for row in table.to_pylist()]
+    read = [row for table in read_joined(tmp_path, "houses") for row in table.to_pylist()]
     for version, variant, outputs in ((1, "champion", answered), (2, "challenger", copied)):
         own = sorted((row for row in read if row["version"] == version), key=lambda row: (row["unit"], row["row"]))
         assert {row["variant"] for row in own} == {variant}
@@ -82,7 +83,7 @@ def test_a_full_queue_drops_and_counts_and_answers_go_on(served, tmp_path) -> No
     cfg = DeployConfig(cluster=served.cfg.cluster, name="houses", serving=Serving(shadow_queue=4, poll_s=0.05))
     variants = Variants(cfg)
     log = SegmentWriter[Predictions](tmp_path / "log", lambda _: pytest.fail("nothing is recorded"), 60.0, 10)
-    cfg.serving.log_predictions = False
+    cfg.serving.records.predictions = False
     shadow, schema = Shadow(cfg, variants, log), variants.live.schema
     raw = raw_from_rows(served.rows[:5], schema)
     outputs = variants.live.variants["champion"].bundle.predict(raw)
