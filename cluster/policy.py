@@ -11,6 +11,7 @@ from conf.errors import BadInput, nearest
 from conf.schema import Ramp, Traffic
 
 ALIASES = ("champion", "challenger", "shadow", "staging")
+_HYDRAS = ("true", "false", "null", "nan", "inf")  # words that mean something else on a command line
 
 
 def check_traffic(traffic: Traffic) -> None:
@@ -114,7 +115,9 @@ def describe(traffic: Traffic) -> str:
 def overrides(traffic: Traffic) -> list[str]:
     """Return what to say to a command to have this policy; its ramp begins anew."""
     weights = ",".join(f"{alias}:{weight!r}" for alias, weight in traffic.weights.items())
-    said = [f"ab_test={traffic.ab_test!r}", f"weights={{{weights}}}", f"shadow=[{','.join(traffic.shadow)}]"]
+    plain = traffic.ab_test.isidentifier() and traffic.ab_test.lower() not in _HYDRAS
+    ab_test = traffic.ab_test if plain else repr(traffic.ab_test)
+    said = [f"ab_test={ab_test}", f"weights={{{weights}}}", f"shadow=[{','.join(traffic.shadow)}]"]
     if traffic.ramp.steps:
         steps = ",".join(map(repr, traffic.ramp.steps))
         said.append(f"ramp={{alias:{traffic.ramp.alias},steps:[{steps}],dwell_s:{traffic.ramp.dwell_s!r}}}")
