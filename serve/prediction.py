@@ -12,7 +12,8 @@ from cluster.records import Prediction, SegmentWriter
 from conf.errors import BadInput
 from conf.schema import DeployConfig
 from serve.answers import Refused
-from serve.doubts import Doubt
+from serve.doubts import Doubts
+from serve.failures import AnsweredBy
 from serve.traffic import assign
 from serve.variants import Variant, Variants
 
@@ -38,7 +39,7 @@ class Predicted:
     variant: Variant
     request_id: str
     outputs: Array
-    warnings: list[Doubt]
+    warnings: Doubts
 
     @property
     def schema(self) -> ModelSchema:
@@ -48,8 +49,7 @@ class Predicted:
     @property
     def headers(self) -> dict[str, str]:
         """Return what every answer says of itself."""
-        number = str(self.variant.version.number)
-        return {"x-request-id": self.request_id, "x-variant": self.variant.alias, "x-version": number}
+        return self.variant.headers(self.request_id)
 
 
 class Predictor:
@@ -59,18 +59,18 @@ class Predictor:
         self._cfg, self._variants, self._log = cfg, variants, log
 
     def __call__(self, asked: Asked) -> Predicted:
-        """Predict; raises BadInput for what the model cannot take and Refused for a version that is not live."""
+        """Predict; raises Refused for a version that is not live, and for what the variant cannot take."""
         started = time.perf_counter()
         request_id = asked.request_id or uuid.uuid4().hex
         unit = asked.unit or request_id
         variant = self._variant(unit, asked.version)
-        schema = variant.bundle.schema
-        raw = asked.raw(schema)
-        rows, most = len(next(iter(raw.values()))), self._cfg.serving.max_rows
-        if rows > most:
-            bound = f"are more than serving.max_rows={most}"
-            raise Refused(413, BadInput("rows", rows, bound, "send fewer at once"))
-        outputs = variant.bundle.predict(raw)
+        with AnsweredBy(variant, request_id):
+            raw = asked.raw(variant.bundle.schema)
+            rows, most = len(next(iter(raw.values()))), self._cfg.serving.max_rows
+            if rows > most:
+                bound = f"are more than serving.max_rows={most}"
+                raise Refused(413, BadInput("rows", rows, bound, "send fewer at once"))
+            outputs = variant.bundle.predict(raw)
         if self._cfg.serving.log_predictions:
             latency_ms = (time.perf_counter() - started) * 1000
             number = variant.version.number
