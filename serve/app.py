@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -26,8 +28,11 @@ from serve.answers import (
     refusal,
     send,
 )
+from serve.counts import FAILED, GONE, Counts
 from serve.description import description, docs
-from serve.prediction import Asked, Predictor
+from serve.metrics import metrics
+from serve.prediction import Asked, Predicted, Predictor
+from serve.snapshots import Snapshots
 from serve.variants import Variants
 
 FLUSH_S, COMMIT_S, QUEUED = 1.0, 0.01, 100_000
@@ -52,6 +57,8 @@ class Application:
             records.folder(storage, records.FEEDBACK, cfg.name), feedback.table, COMMIT_S, QUEUED
         )
         self._predict = Predictor(cfg, self._variants, self._log)
+        self._counts = Counts()
+        self._snapshots = Snapshots(cfg.name, storage, self._counts, self._variants, self._log)
         self._most_bytes = int(cfg.serving.max_body_mb * 1e6)
         model = f"/v2/models/{cfg.name}"
         self._routes: dict[str, tuple[str, Handler]] = {
@@ -61,6 +68,7 @@ class Application:
             "/ping": ("GET", self._ping),
             "/healthz": ("GET", self._health),
             "/readyz": ("GET", self._health),
+            "/metrics": ("GET", self._metrics),
             "/openapi.json": ("GET", self._openapi),
             "/docs": ("GET", self._docs),
             "/v2": ("GET", self._server),
@@ -77,20 +85,40 @@ class Application:
         self._variants.close()
         self._log.close()
         self._feedback.close()
+        self._snapshots.close()
 
     async def __call__(self, scope: Scope, receive: Receive, respond: Send) -> None:
         """Answer one request (ASGI)."""
         if scope["type"] != "http":
             return
         path = str(scope["path"]).removeprefix(f"/{self._cfg.name}")
+        started, status, headers = time.perf_counter(), FAILED, dict[str, str]()
+        try:
+            answer = await self._answer_or_refuse(path, scope, receive)
+            await send(answer, respond)
+            status, headers = answer.status, answer.headers
+        except asyncio.CancelledError:
+            status = GONE
+            raise
+        finally:
+            self._counts.add(self._route(path), status, headers, time.perf_counter() - started)
+
+    async def _answer_or_refuse(self, path: str, scope: Scope, receive: Receive) -> Answer:
         said = inference.error if path.startswith("/v2") else refusal
         try:
-            answer = await self._answer(path, scope, receive)
+            return await self._answer(path, scope, receive)
         except Refused as refused:
-            answer = said(refused)
+            return said(refused)
         except BadInput as why:
-            answer = said(Refused(422, why))
-        await send(answer, respond)
+            return said(Refused(422, why))
+
+    def _route(self, path: str) -> str:
+        """Return the route of a path for its count: few, whatever clients ask for."""
+        if path in self._routes:
+            return path
+        if (versioned := self._versioned.fullmatch(path)) is not None:
+            return f"{versioned[1]}/versions/{{version}}{versioned[3]}"
+        return "/docs" if path.startswith("/docs/") else "other"
 
     async def _answer(self, path: str, scope: Scope, receive: Receive) -> Answer:
         if (versioned := self._versioned.fullmatch(path)) is not None:
@@ -118,25 +146,30 @@ class Application:
         unit = header(scope, b"x-unit-id") or asked.unit
         return replace(asked, unit=unit, request_id=asked.request_id or header(scope, b"x-request-id"))
 
+    def _predicted(self, asked: Asked, scope: Scope) -> Predicted:
+        predicted = self._predict(self._named(asked, scope))
+        self._counts.predicted(predicted)
+        return predicted
+
     async def _native(self, scope: Scope, receive: Receive) -> Answer:
         kind = content_type(scope, JSON, native.ARROW)
         body = await read_body(receive, self._most_bytes)
         asked = native.read(read_json(body)) if kind == JSON else native.read_arrow(body)
-        predicted = self._predict(self._named(asked, scope))
+        predicted = self._predicted(asked, scope)
         return (native.write if kind == JSON else native.write_arrow)(predicted, self._cfg.name)
 
     async def _mlflow(self, scope: Scope, receive: Receive) -> Answer:
         kind = content_type(scope, JSON, CSV)
         body = await read_body(receive, self._most_bytes)
         asked = scoring.read(scoring.parse(body)) if kind == JSON else scoring.read_csv(body)
-        return scoring.write(self._predict(self._named(asked, scope)))
+        return scoring.write(self._predicted(asked, scope))
 
     async def _infer(self, scope: Scope, receive: Receive) -> Answer:
         content_type(scope, JSON, BINARY)
         body = await read_body(receive, self._most_bytes)
         length = header(scope, inference.BINARY_LENGTH.encode())
         infer = inference.read(body, length, scope.get("version"))
-        return inference.write(self._predict(self._named(infer.asked, scope)), infer, self._cfg.name)
+        return inference.write(self._predicted(infer.asked, scope), infer, self._cfg.name)
 
     async def _accept_feedback(self, scope: Scope, receive: Receive) -> Answer:
         content_type(scope, JSON)
@@ -156,6 +189,10 @@ class Application:
                 "log_dropped": self._log.dropped,
             }
         )
+
+    async def _metrics(self, scope: Scope, _receive: Receive) -> Answer:
+        snapshots = await asyncio.to_thread(self._snapshots.all)  # from a disk that may be slow
+        return await asyncio.to_thread(metrics, self._cfg.name, snapshots, time.time(), header(scope, b"accept"))
 
     async def _ping(self, _scope: Scope, _receive: Receive) -> Answer:
         return Answer(b"\n", headers={"content-type": "text/plain"})
