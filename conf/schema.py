@@ -286,6 +286,14 @@ class StopConfig(Ground):
 
 
 @dataclass
+class StatusConfig(Ground):
+    """serve.status."""
+
+    name: Optional[str] = None  # null: all that is served
+    format: str = one_of("table", ("table", "json"))
+
+
+@dataclass
 class PipelineConfig(TrainConfig):
     """jobs.pipeline."""
 

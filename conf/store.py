@@ -15,6 +15,7 @@ from conf.schema import (
     Ground,
     PipelineConfig,
     PromoteConfig,
+    StatusConfig,
     StopConfig,
     TrafficConfig,
     TrainConfig,
@@ -30,6 +31,7 @@ SCHEMAS: dict[str, type[Ground]] = {
     "pipeline": PipelineConfig,
     "deploy": DeployConfig,
     "stop": StopConfig,
+    "status": StatusConfig,
     "head": Ground,
 }
 

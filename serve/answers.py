@@ -19,11 +19,11 @@ _AGAIN = (429, 503)  # with which a client may ask again, after a second
 
 
 class Refused(Exception):
-    """A request that cannot be answered, with its HTTP status."""
+    """A request that cannot be answered, with its HTTP status, and headers for the client."""
 
-    def __init__(self, status: int, why: BadInput) -> None:
+    def __init__(self, status: int, why: BadInput, headers: dict[str, str] | None = None) -> None:
         super().__init__(str(why))
-        self.status, self.why = status, why
+        self.status, self.why, self.headers = status, why, headers or {}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def refusal(refused: Refused) -> Answer:
     """Return the one JSON shape of errors: key, value, bound, remedy, and the sentence made of them."""
     why = refused.why
     error = {"key": why.key, "value": why.value, "bound": why.bound, "remedy": why.remedy, "message": str(why)}
-    return Answer({"error": error}, refused.status)
+    return Answer({"error": error}, refused.status, refused.headers)
 
 
 async def send(answer: Answer, respond: Send) -> None:

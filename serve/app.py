@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -24,10 +26,13 @@ from serve.answers import (
     refusal,
     send,
 )
+from serve.counts import FAILED, GONE, Counts
 from serve.description import description, docs
-from serve.prediction import Asked, Predictor
+from serve.metrics import metrics
+from serve.prediction import Asked, Predicted, Predictor
 from serve.recorder import Recorder
 from serve.shadow import Shadow
+from serve.snapshots import Snapshots
 from serve.variants import Variants
 
 LONGEST_MS = 3_600_000
@@ -44,6 +49,8 @@ class Application:
         self._records = Recorder(cfg, self._variants.live.schema)
         self._shadow = Shadow(cfg, self._variants, self._records.predictions)
         self._predict = Predictor(cfg, self._variants, self._records.predictions, self._shadow)
+        self._counts = Counts()
+        self._snapshots = Snapshots(cfg, self._counts, self._variants, self._records.predictions)
         self._most_bytes = int(cfg.serving.max_body_mb * 1e6)
         model = f"/v2/models/{cfg.name}"
         self._routes: dict[str, tuple[str, Handler]] = {
@@ -53,6 +60,7 @@ class Application:
             "/ping": ("GET", self._ping),
             "/healthz": ("GET", self._health),
             "/readyz": ("GET", self._health),
+            "/metrics": ("GET", self._metrics),
             "/openapi.json": ("GET", self._openapi),
             "/docs": ("GET", self._docs),
             "/v2": ("GET", self._server),
@@ -71,20 +79,40 @@ class Application:
         self._predict.close()
         self._shadow.close()
         self._records.close()
+        self._snapshots.close()
 
     async def __call__(self, scope: Scope, receive: Receive, respond: Send) -> None:
         """Answer one request (ASGI)."""
         if scope["type"] != "http":
             return
         path = str(scope["path"]).removeprefix(f"/{self._cfg.name}")
+        started, status, headers = time.perf_counter(), FAILED, dict[str, str]()
+        try:
+            answer = await self._answer_or_refuse(path, scope, receive)
+            await send(answer, respond)
+            status, headers = answer.status, answer.headers
+        except asyncio.CancelledError:
+            status = GONE
+            raise
+        finally:
+            self._counts.add(self._route(path), status, headers, time.perf_counter() - started)
+
+    async def _answer_or_refuse(self, path: str, scope: Scope, receive: Receive) -> Answer:
         said = inference.error if path.startswith("/v2") else refusal
         try:
-            answer = await self._answer(path, scope, receive)
+            return await self._answer(path, scope, receive)
         except Refused as refused:
-            answer = said(refused)
+            return said(refused)
         except BadInput as why:
-            answer = said(Refused(422, why))
-        await send(answer, respond)
+            return said(Refused(422, why))
+
+    def _route(self, path: str) -> str:
+        """Return the route of a path for its count: few, whatever clients ask for."""
+        if path in self._routes:
+            return path
+        if (versioned := self._versioned.fullmatch(path)) is not None:
+            return f"{versioned[1]}/versions/{{version}}{versioned[3]}"
+        return "/docs" if path.startswith("/docs/") else "other"
 
     async def _answer(self, path: str, scope: Scope, receive: Receive) -> Answer:
         self._access.check(path, scope)
@@ -116,25 +144,30 @@ class Application:
         variant, timeout_s = self._access.variant(scope), _timeout_s(scope)
         return replace(asked, unit=unit, request_id=request_id, variant=variant, timeout_s=timeout_s)
 
+    async def _predicted(self, asked: Asked, scope: Scope) -> Predicted:
+        predicted = await self._predict(self._named(asked, scope))
+        self._counts.predicted(predicted)
+        return predicted
+
     async def _native(self, scope: Scope, receive: Receive) -> Answer:
         kind = content_type(scope, JSON, native.ARROW)
         body = await read_body(receive, self._most_bytes)
         asked = native.read(read_json(body)) if kind == JSON else native.read_arrow(body)
-        predicted = await self._predict(self._named(asked, scope))
+        predicted = await self._predicted(asked, scope)
         return (native.write if kind == JSON else native.write_arrow)(predicted, self._cfg.name)
 
     async def _mlflow(self, scope: Scope, receive: Receive) -> Answer:
         kind = content_type(scope, JSON, CSV)
         body = await read_body(receive, self._most_bytes)
         asked = scoring.read(scoring.parse(body)) if kind == JSON else scoring.read_csv(body)
-        return scoring.write(await self._predict(self._named(asked, scope)))
+        return scoring.write(await self._predicted(asked, scope))
 
     async def _infer(self, scope: Scope, receive: Receive) -> Answer:
         content_type(scope, JSON, BINARY)
         body = await read_body(receive, self._most_bytes)
         length = header(scope, inference.BINARY_LENGTH.encode())
         infer = inference.read(body, length, scope.get("version"))
-        return inference.write(await self._predict(self._named(infer.asked, scope)), infer, self._cfg.name)
+        return inference.write(await self._predicted(infer.asked, scope), infer, self._cfg.name)
 
     async def _accept_feedback(self, scope: Scope, receive: Receive) -> Answer:
         content_type(scope, JSON)
@@ -157,6 +190,10 @@ class Application:
                 "log_failure": self._records.predictions.failure,
             }
         )
+
+    async def _metrics(self, scope: Scope, _receive: Receive) -> Answer:
+        snapshots = await asyncio.to_thread(self._snapshots.all)  # from a disk that may be slow
+        return await asyncio.to_thread(metrics, self._cfg.name, snapshots, time.time(), header(scope, b"accept"))
 
     async def _ping(self, _scope: Scope, _receive: Receive) -> Answer:
         return Answer(b"\n", headers={"content-type": "text/plain"})

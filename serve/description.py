@@ -61,6 +61,7 @@ def description(cfg: DeployConfig, schema: ModelSchema) -> dict[str, Any]:
         "/invocations": {"post": _post("MLflow's scoring protocol", _mlflow(schema), _mlflow_answer(schema))},
         "/healthz": {"get": _get("What is live", {"type": "object"})},
         "/readyz": {"get": _get("Whether it answers", {"type": "object"})},
+        "/metrics": {"get": _get_text("What all replicas counted, for Prometheus")},
         "/v2": {"get": _get("The server", {"type": "object"})},
         "/v2/health/live": {"get": _get("Liveness", {"type": "object"})},
         "/v2/health/ready": {"get": _get("Readiness", {"type": "object"})},
@@ -187,6 +188,11 @@ def _infer(schema: ModelSchema) -> dict[str, Any]:
 
 def _get(summary: str, answer: dict[str, Any]) -> dict[str, Any]:
     return {"summary": summary, "responses": {"200": _response("The answer.", answer)}}
+
+
+def _get_text(summary: str) -> dict[str, Any]:
+    text = {"description": "The text.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    return {"summary": summary, "responses": {"200": text}}
 
 
 def _post(

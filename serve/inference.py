@@ -227,4 +227,4 @@ def _plain(column: ColumnSchema, values: list[Any]) -> list[Any]:
 
 def error(refused: Refused) -> Answer:
     """Return an error as the protocol has it: its one sentence."""
-    return Answer({"error": str(refused.why)}, refused.status)
+    return Answer({"error": str(refused.why)}, refused.status, refused.headers)

@@ -42,8 +42,8 @@ def write(predicted: Predicted, model: str) -> Answer:
         "variant": predicted.variant.alias,
         "request_id": predicted.request_id,
     }
-    if predicted.warnings:
-        said["warnings"] = predicted.warnings
+    if predicted.warnings.said:
+        said["warnings"] = predicted.warnings.said
     return Answer(said, headers=predicted.headers)
 
 

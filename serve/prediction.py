@@ -15,7 +15,8 @@ from conf.errors import BadInput
 from conf.schema import DeployConfig
 from serve.answers import Refused
 from serve.batching import Batches
-from serve.doubts import Doubt
+from serve.doubts import NONE, Doubts
+from serve.failures import AnsweredBy
 from serve.shadow import Shadow
 from serve.traffic import assign
 from serve.variants import Variant, Variants
@@ -48,7 +49,7 @@ class Predicted:
     variant: Variant
     request_id: str
     outputs: Array
-    warnings: list[Doubt]
+    warnings: Doubts
 
     @property
     def schema(self) -> ModelSchema:
@@ -58,8 +59,7 @@ class Predicted:
     @property
     def headers(self) -> dict[str, str]:
         """Return what every answer says of itself."""
-        number = str(self.variant.version.number)
-        return {"x-request-id": self.request_id, "x-variant": self.variant.alias, "x-version": number}
+        return self.variant.headers(self.request_id)
 
 
 @dataclass(frozen=True)
@@ -87,30 +87,31 @@ class Predictor:
     async def __call__(self, asked: Asked) -> Predicted:
         """Predict.
 
-        Raises BadInput for what the model cannot take, Refused for a version that is not live (404), too many rows
-        (413) or requests (429), and an answer that is late (503).
+        Raises Refused for a version that is not live (404), what the variant cannot take (422), too many rows (413) or
+        requests (429), and an answer that is late (503).
         """
         started = time.perf_counter()
         request_id = asked.request_id or uuid.uuid4().hex
         unit = asked.unit or request_id
         variant = self._variant(unit, asked)
-        raw = asked.raw(variant.bundle.schema) if callable(asked.raw) else asked.raw
-        rows, most = len(next(iter(raw.values())) if isinstance(raw, dict) else raw), self._serving.max_rows
-        if rows > most:
-            bound = f"are more than serving.max_rows={most}"
-            raise Refused(413, BadInput("rows", rows, bound, "send fewer at once"))
-        if self._batches.ongoing >= self._serving.max_ongoing:
-            bound = f"are in hand, as many as serving.max_ongoing={self._serving.max_ongoing}"
-            raise Refused(429, BadInput("requests", self._batches.ongoing, bound, "send it again later"))
-        answer = self._batches.ask(variant, _Item(raw, rows, unit, request_id, started), rows)
-        if asked.timeout_s is None:
-            return await answer
-        try:
-            return await asyncio.wait_for(answer, asked.timeout_s)
-        except TimeoutError as error:
-            said = f"{asked.timeout_s * 1000:g}"
-            why = BadInput("x-request-timeout-ms", said, "has passed without an answer", "allow more time")
-            raise Refused(503, why) from error
+        with AnsweredBy(variant, request_id):
+            raw = asked.raw(variant.bundle.schema) if callable(asked.raw) else asked.raw
+            rows, most = len(next(iter(raw.values())) if isinstance(raw, dict) else raw), self._serving.max_rows
+            if rows > most:
+                bound = f"are more than serving.max_rows={most}"
+                raise Refused(413, BadInput("rows", rows, bound, "send fewer at once"))
+            if self._batches.ongoing >= self._serving.max_ongoing:
+                bound = f"are in hand, as many as serving.max_ongoing={self._serving.max_ongoing}"
+                raise Refused(429, BadInput("requests", self._batches.ongoing, bound, "send it again later"))
+            answer = self._batches.ask(variant, _Item(raw, rows, unit, request_id, started), rows)
+            if asked.timeout_s is None:
+                return await answer
+            try:
+                return await asyncio.wait_for(answer, asked.timeout_s)
+            except TimeoutError as error:
+                said = f"{asked.timeout_s * 1000:g}"
+                why = BadInput("x-request-timeout-ms", said, "has passed without an answer", "allow more time")
+                raise Refused(503, why) from error
 
     def _variant(self, unit: str, asked: Asked) -> Variant:
         live = self._variants.live
@@ -135,11 +136,12 @@ class Predictor:
 
     def _split(self, variant: Variant, items: list[_Item], raw: Raw, outputs: Array) -> list[Predicted]:
         """Return the answer to each request of a batch."""
-        answers, first, doubtful = [], 0, bool(variant.trained.doubts(raw))
+        answers, first, all_doubts = list[Predicted](), 0, variant.trained.doubts(raw)
+        doubtful = bool(all_doubts.said)
         for item in items:
             own = slice(first, first + item.rows)
-            warnings = variant.trained.doubts({name: values[own] for name, values in raw.items()}) if doubtful else []
-            answers.append(Predicted(variant, item.request_id, outputs[own], warnings))
+            doubts = variant.trained.doubts({name: values[own] for name, values in raw.items()}) if doubtful else NONE
+            answers.append(Predicted(variant, item.request_id, outputs[own], doubts))
             first += item.rows
         return answers
 

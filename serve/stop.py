@@ -13,21 +13,31 @@ from conf.schema import StopConfig
 def stop(cfg: StopConfig) -> bool:
     """End the application or the head; return whether there was anything to end."""
     from cluster.background import stop_head
-    from cluster.session import connect, find_address
+    from cluster.session import find_address
     from cluster.storage import storage_path
-    from cluster.tokens import forget
+    from serve.snapshots import forget, models
 
     if cfg.name is None:
-        return stop_head(cfg.cluster)
+        ended = stop_head(cfg.cluster)
+        all_over = find_address(cfg.cluster) is None  # another Ray than ours goes on
+    else:
+        ended, all_over = _end(cfg, cfg.name), False
+    storage = storage_path(cfg.cluster)
+    for model in models(storage):
+        if all_over or model == cfg.name:
+            forget(storage, model)
+    return ended
+
+
+def _end(cfg: StopConfig, name: str) -> bool:
+    from cluster.session import connect, find_address
+
     if find_address(cfg.cluster) is None:
         return False
     with connect(cfg.cluster):
         from serve.start import end
 
-        ended = end(cfg.name)
-    if ended:
-        forget(storage_path(cfg.cluster), cfg.name)
-    return ended
+        return end(name)
 
 
 @entrypoint("stop", StopConfig)

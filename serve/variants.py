@@ -34,6 +34,10 @@ class Variant:
     bundle: Bundle
     trained: Trained
 
+    def headers(self, request_id: str) -> dict[str, str]:
+        """Return what every answer of it says of itself."""
+        return {"x-request-id": request_id, "x-variant": self.alias, "x-version": str(self.version.number)}
+
 
 @dataclass(frozen=True)
 class Live:

@@ -26,7 +26,7 @@ def test_the_commands_are_there() -> None:
     assert {"jobs.train", "jobs.tune", "jobs.evaluate", "jobs.promote", "jobs.traffic", "jobs.pipeline"} <= set(
         ENTRYPOINTS
     )
-    assert {"serve.deploy", "serve.stop", "cluster.head"} <= set(ENTRYPOINTS)
+    assert {"serve.deploy", "serve.status", "serve.stop", "cluster.head"} <= set(ENTRYPOINTS)
 
 
 @pytest.mark.parametrize("module", ENTRYPOINTS)

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.registry import Registry
 from cluster.tracking import connect
@@ -34,6 +36,21 @@ def ask(application: Any, method: str, path: str, **said: Any) -> httpx.Response
             return await client.request(method, path, **said)
 
     return asyncio.run(once())
+
+
+def figures(answer: httpx.Response) -> Counter:
+    """Return metric -> labels -> value of a text that Prometheus can read."""
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    samples = [sample for family in text_string_to_metric_families(answer.text) for sample in family.samples]
+    found = Counter({(sample.name, *sorted(sample.labels.items())): sample.value for sample in samples})
+    assert len(found) == len(samples), "a series is there twice"
+    return found
+
+
+def total(found: Counter, name: str, **labels: str) -> float:
+    """Sum the series of a metric that have these labels."""
+    return sum(value for (of, *said), value in found.items() if of == name and labels.items() <= set(said))
 
 
 @dataclass
@@ -68,4 +85,12 @@ def served(houses: Callable[..., Any], tmp_path) -> Iterator[Served]:
     from cluster.bundle import Bundle
 
     yield Served(deploy, application, registry, Bundle.load(second.folder).example())
+    application.close()
+
+
+@pytest.fixture
+def second(served) -> Iterator[Served]:
+    """Serve the same from another replica over the same storage."""
+    application = Application(served.cfg)
+    yield Served(served.cfg, application, served.registry, served.rows)
     application.close()
