@@ -8,11 +8,11 @@ wrk must be on the PATH (a package of Debian's).
 
 All rows serve the same two MLPs of 256-256 (one ONNX file each) with one replica, process or worker, assign by the same
 function, and log every prediction to Parquet by the same writer; what a peer does not do stands in its line (`lacks`).
-`recorded` is what was found in the logs afterwards. The rows of a figure are measured in turn, each with its server
-started anew, on the same cores as the load, none pinned; a rate is the median of the runs. A row with a refused or
-lost request has failed: how many is said, and no ratio is made of it. Ray's own A/B with its defaults
-(max_ongoing_requests=5) collapses under 32 connections: its row is shown, and nothing is claimed from it. MLflow's
-server has a protocol of its own and one model.
+`recorded` is what was found in the logs afterwards (a peer's last second may be missing). The rows of a figure are
+measured in turn, each with its server started anew, on the same cores as the load, none pinned; a rate is the median of
+the runs. A row with a refused or lost request has failed: how many is said, and no ratio is made of it. Ray's own A/B
+with its defaults (max_ongoing_requests=5) collapses under 32 connections: its row is shown, and nothing is claimed from
+it. MLflow's server has a protocol of its own and one model.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ async def ask(served: Application, sent: bytes, unit: bytes) -> int:
     statuses, given = [], [{"type": "http.request", "body": sent, "more_body": False}]
 
     async def receive() -> MutableMapping[str, Any]:
-        return given.pop()
+        return given.pop() if given else await asyncio.Future()  # the client stays
 
     async def send(message: MutableMapping[str, Any]) -> None:
         if "status" in message:
