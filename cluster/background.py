@@ -15,6 +15,8 @@ from cluster.ingress import ingress
 from cluster.ports import free_port
 from cluster.python import python_path, spaceless_python
 from cluster.storage import VARIABLE, storage_path
+from cluster.tokens import VARIABLE as TOKENS
+from cluster.tokens import forget
 from conf.errors import BadInput
 from conf.schema import Cluster
 
@@ -77,7 +79,8 @@ def start_head(cluster: Cluster) -> Head:
     command += [f"--dashboard-port={dashboard_port}", "--dashboard-host=127.0.0.1"]
     command += [f"--num-cpus={cluster.num_cpus}"] if cluster.num_cpus else []
     own = {VARIABLE: str(storage), "PYTHONPATH": python_path(), "RAY_ADDRESS": f"127.0.0.1:{port}"}
-    environment = {**os.environ, **own, **ingress()}
+    inherited = {key: value for key, value in os.environ.items() if key != TOKENS}  # for no worker to see
+    environment = {**inherited, **own, **ingress()}
     log = storage / LOG
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -119,6 +122,7 @@ def stop_head(cluster: Cluster) -> bool:
         while _session(head.pid) and time.monotonic() < deadline:  # looked up anew: a head that starts still forks
             time.sleep(0.05)
     (storage / RECORD).unlink(missing_ok=True)
+    forget(storage)
     return True
 
 

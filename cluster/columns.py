@@ -158,6 +158,20 @@ def raw_from_rows(rows: Sequence[Mapping[str, object]], schema: ModelSchema) -> 
     }
 
 
+def joined(parts: Sequence[Raw], schema: ModelSchema) -> Raw:
+    """Return raw columns one below the other; texts become as wide as the widest."""
+    if len(parts) == 1:
+        return parts[0]
+    made = {}
+    for column in schema.columns:
+        values = [part[column.name] for part in parts]
+        if column.type == "text":
+            width = max(each.shape[1] for each in values)
+            values = [np.pad(each, ((0, 0), (0, width - each.shape[1]))) for each in values]
+        made[column.name] = np.concatenate(values)
+    return made
+
+
 def _numbers_of_rows(rows: Sequence[Mapping[str, object]], schema: ModelSchema) -> Raw:
     """Return all columns of numbers, read as one block (several times faster), or none where a value is none.
 

@@ -26,7 +26,9 @@ def ingress() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(OURS),
         "RUNGWAY_HAPROXY": binary,
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",  # an HAProxy that died three periods ago is started anew
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # a line for each request, read by a Python process
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # between two packets of a request
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(8404)),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(9101)),

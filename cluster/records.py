@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow import parquet
 
-from cluster.columns import MISSING_TIME, Array, ModelSchema, Raw, text_of
+from cluster.columns import MISSING_TIME, Array, ModelSchema, Raw
 
 PREDICTIONS, FEEDBACK = "predictions", "feedback"
 _ARROW = {
@@ -66,40 +66,52 @@ def prediction_schema(schema: ModelSchema) -> pa.Schema:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """One answered request: raw columns [N, 1], outputs [N, K], seconds since 1970, milliseconds."""
+class Predictions:
+    """Requests that one version answered as one batch.
 
-    request_id: str
+    request_ids, units, counts (rows), latencies_ms: one per request, in the order of the rows. time: since 1970, in s.
+    raw: columns [sum(counts), 1] of `schema`; outputs: [sum(counts), K].
+    """
+
+    request_ids: list[str]
+    units: list[str]
+    counts: list[int]
     time: float
     version: int
     variant: str
-    unit: str
     raw: Raw
     outputs: Array
-    latency_ms: float
+    latencies_ms: list[float]
+    schema: ModelSchema
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows were predicted."""
+        return len(self.outputs)
 
 
-def prediction_table(predictions: list[Prediction], schema: ModelSchema) -> pa.Table:
-    """Return the records of several requests, one row for each row predicted."""
-    columns = [_arrow([p.raw[column.name] for p in predictions], column.type) for column in schema.columns]
+def prediction_table(batches: list[Predictions], schema: ModelSchema) -> pa.Table:
+    """Return the records of batches with the columns of one schema, one row for each row predicted."""
+    columns = [_arrow([b.raw[column.name] for b in batches], column.type) for column in schema.columns]
     made = prediction_schema(schema)
-    counts = [len(p.outputs) for p in predictions]
-
-    def repeated(values: list[object], kind: pa.DataType) -> pa.Array:
-        return pa.array([v for v, count in zip(values, counts, strict=True) for _ in range(count)], kind)
-
+    counts = np.array([count for b in batches for count in b.counts], np.int64)
+    rows = int(counts.sum())
+    of_request = pa.array(np.repeat(np.arange(len(counts)), counts))
+    of_batch = pa.array(np.repeat(np.arange(len(batches)), [b.rows for b in batches]))
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    moments = np.array([b.time * 1e6 for b in batches]).astype("datetime64[us]")
     fields = [made.field("inputs").type.field(i) for i in range(len(columns))]
     return pa.table(
         [
-            repeated([p.request_id for p in predictions], pa.string()),
-            pa.array([i for count in counts for i in range(count)], pa.int32()),
-            repeated([_moment(p.time) for p in predictions], _TIME),
-            repeated([p.version for p in predictions], pa.int32()),
-            repeated([p.variant for p in predictions], pa.string()),
-            repeated([p.unit for p in predictions], pa.string()),
+            pa.array([name for b in batches for name in b.request_ids], pa.string()).take(of_request),
+            pa.array((np.arange(rows) - starts).astype(np.int32)),
+            pa.array(moments, _TIME).take(of_batch),
+            pa.array([b.version for b in batches], pa.int32()).take(of_batch),
+            pa.array([b.variant for b in batches], pa.string()).take(of_batch),
+            pa.array([unit for b in batches for unit in b.units], pa.string()).take(of_request),
             pa.StructArray.from_arrays(columns, fields=fields),
-            _lists(np.concatenate([p.outputs for p in predictions])),
-            repeated([p.latency_ms for p in predictions], pa.float32()),
+            _lists(np.concatenate([b.outputs for b in batches])),
+            pa.array([ms for b in batches for ms in b.latencies_ms], pa.float32()).take(of_request),
         ],
         schema=made,
     )
@@ -114,7 +126,7 @@ def _lists(outputs: Array) -> pa.Array:
 
 def _arrow(parts: list[Array], kind: str) -> pa.Array:
     if kind == "text":  # of different widths
-        return pa.array([text_of(row) or None for values in parts for row in values], pa.string())
+        return pa.chunked_array([_texts(values) for values in parts], pa.string()).combine_chunks()
     flat = np.concatenate(parts)[:, 0]
     if kind == "category":
         texts = pa.array(flat, pa.string())
@@ -126,8 +138,11 @@ def _arrow(parts: list[Array], kind: str) -> pa.Array:
     return pc.equal(numbers, 1.0) if kind == "boolean" else numbers
 
 
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+def _texts(padded: Array) -> pa.Array:
+    """Return the texts of UTF-8 padded with zeros, [N, L]; null where there is none."""
+    cut = np.ascontiguousarray(padded).view(f"S{padded.shape[1]}")[:, 0]  # NumPy drops the zeros at the end
+    texts = pa.array(cut, pa.binary()).cast(pa.string())
+    return pc.if_else(pc.equal(texts, ""), None, texts)
 
 
 def folder(storage: Path, kind: str, name: str) -> Path:

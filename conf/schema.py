@@ -150,6 +150,7 @@ class Http:
 
     host: str = "127.0.0.1"
     port: int = whole(8000, ge=1, le=65535)
+    token_file: Optional[str] = None  # lines of `role token`; null: those in $RUNGWAY_TOKENS, if any
 
 
 @dataclass
@@ -161,6 +162,7 @@ class Serving:
     cpus_per_replica: float = within(1.0, gt=0.0)
     max_rows: int = whole(1000, ge=1)  # rows in one request
     max_body_mb: float = within(4.0, gt=0.0)
+    max_ongoing: int = whole(64, ge=1)  # requests that a replica has in hand at once; more are refused (429)
     poll_s: float = within(1.0, gt=0.0)  # how often aliases and policy are looked at
     log_predictions: bool = True
 

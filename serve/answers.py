@@ -15,6 +15,9 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
+_AGAIN = (429, 503)  # with which a client may ask again, after a second
+
+
 class Refused(Exception):
     """A request that cannot be answered, with its HTTP status."""
 
@@ -43,6 +46,10 @@ async def send(answer: Answer, respond: Send) -> None:
     """Send an answer through ASGI."""
     body = answer.body if isinstance(answer.body, bytes) else orjson.dumps(answer.body, default=str)
     headers = {"content-type": "application/json", "content-length": str(len(body)), **answer.headers}
+    if answer.status in _AGAIN:
+        headers["retry-after"] = "1"
+    elif answer.status == 401:
+        headers["www-authenticate"] = "Bearer"
     pairs = [(key.encode("latin-1"), _header_value(value)) for key, value in headers.items()]
     await respond({"type": "http.response.start", "status": answer.status, "headers": pairs})
     await respond({"type": "http.response.body", "body": body})

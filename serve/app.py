@@ -8,11 +8,12 @@ from dataclasses import replace
 from functools import partial
 
 from cluster import records
-from cluster.records import Prediction, SegmentWriter
+from cluster.records import Predictions, SegmentWriter
 from cluster.storage import storage_path
 from conf.errors import BadInput, nearest
 from conf.schema import DeployConfig
 from serve import feedback, inference, native, scoring
+from serve.access import Access
 from serve.answers import (
     Answer,
     Receive,
@@ -31,6 +32,7 @@ from serve.prediction import Asked, Predictor
 from serve.variants import Variants
 
 FLUSH_S, COMMIT_S, QUEUED = 1.0, 0.01, 100_000
+LONGEST_MS = 3_600_000
 JSON, CSV, BINARY = "application/json", "text/csv", "application/octet-stream"
 Handler = Callable[[Scope, Receive], Awaitable[Answer]]
 
@@ -39,10 +41,10 @@ class Application:
     """Answers, under /<name>: the own protocol, the Open Inference Protocol (/v2) and MLflow's (/invocations)."""
 
     def __init__(self, cfg: DeployConfig) -> None:
-        self._cfg = cfg
+        self._cfg, self._access = cfg, Access(cfg.serving.http.token_file)
         self._variants = Variants(cfg)
         storage, schema = storage_path(cfg.cluster), self._variants.live.schema
-        self._log = SegmentWriter[Prediction](
+        self._log = SegmentWriter[Predictions](
             records.folder(storage, records.PREDICTIONS, cfg.name),
             partial(records.prediction_table, schema=schema),
             FLUSH_S,
@@ -74,7 +76,9 @@ class Application:
 
     def close(self) -> None:
         """Write what is left of the records."""
+        self._access.close()
         self._variants.close()
+        self._predict.close()
         self._log.close()
         self._feedback.close()
 
@@ -93,6 +97,7 @@ class Application:
         await send(answer, respond)
 
     async def _answer(self, path: str, scope: Scope, receive: Receive) -> Answer:
+        self._access.check(path, scope)
         if (versioned := self._versioned.fullmatch(path)) is not None:
             path = f"{versioned[1]}{versioned[3]}"
             scope = {**scope, "version": self._there(int(versioned[2]))}
@@ -111,32 +116,35 @@ class Application:
         return self._variants.live.of_version(number).version.number
 
     def _named(self, asked: Asked, scope: Scope) -> Asked:
-        """Return what is asked with the unit and the id that headers say.
+        """Return what is asked with the unit, the id, the deadline and the tester's variant that headers say.
 
-        The proxy gives every request an x-request-id, so that a client's own in the body comes first.
+        Raises Refused (400, 403). The proxy gives every request an x-request-id, so that a client's own in the body
+        comes first.
         """
         unit = header(scope, b"x-unit-id") or asked.unit
-        return replace(asked, unit=unit, request_id=asked.request_id or header(scope, b"x-request-id"))
+        request_id = asked.request_id or header(scope, b"x-request-id")
+        variant, timeout_s = self._access.variant(scope), _timeout_s(scope)
+        return replace(asked, unit=unit, request_id=request_id, variant=variant, timeout_s=timeout_s)
 
     async def _native(self, scope: Scope, receive: Receive) -> Answer:
         kind = content_type(scope, JSON, native.ARROW)
         body = await read_body(receive, self._most_bytes)
         asked = native.read(read_json(body)) if kind == JSON else native.read_arrow(body)
-        predicted = self._predict(self._named(asked, scope))
+        predicted = await self._predict(self._named(asked, scope))
         return (native.write if kind == JSON else native.write_arrow)(predicted, self._cfg.name)
 
     async def _mlflow(self, scope: Scope, receive: Receive) -> Answer:
         kind = content_type(scope, JSON, CSV)
         body = await read_body(receive, self._most_bytes)
         asked = scoring.read(scoring.parse(body)) if kind == JSON else scoring.read_csv(body)
-        return scoring.write(self._predict(self._named(asked, scope)))
+        return scoring.write(await self._predict(self._named(asked, scope)))
 
     async def _infer(self, scope: Scope, receive: Receive) -> Answer:
         content_type(scope, JSON, BINARY)
         body = await read_body(receive, self._most_bytes)
         length = header(scope, inference.BINARY_LENGTH.encode())
         infer = inference.read(body, length, scope.get("version"))
-        return inference.write(self._predict(self._named(infer.asked, scope)), infer, self._cfg.name)
+        return inference.write(await self._predict(self._named(infer.asked, scope)), infer, self._cfg.name)
 
     async def _accept_feedback(self, scope: Scope, receive: Receive) -> Answer:
         content_type(scope, JSON)
@@ -152,7 +160,7 @@ class Application:
                 "ab_test": live.policy.ab_test,
                 "weights": live.policy.weights,
                 "variants": {alias: variant.version.number for alias, variant in live.variants.items()},
-                "refused": self._variants.refused,
+                "refused": "; ".join(filter(None, (self._variants.refused, self._access.refused))),
                 "log_dropped": self._log.dropped,
             }
         )
@@ -177,3 +185,13 @@ class Application:
 
     async def _docs(self, _scope: Scope, _receive: Receive) -> Answer:
         return docs("")
+
+
+def _timeout_s(scope: Scope) -> float | None:
+    said = header(scope, b"x-request-timeout-ms")
+    if not said:
+        return None
+    if not (said.isdecimal() and len(said) < 8 and 0 < int(said) <= LONGEST_MS):
+        bound = f"is not a whole number of milliseconds from 1 to {LONGEST_MS}"
+        raise Refused(400, BadInput("x-request-timeout-ms", said[:20], bound, "correct or leave it out"))
+    return int(said) / 1000

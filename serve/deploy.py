@@ -2,6 +2,7 @@
 
 python -m serve.deploy name=flights traffic=ab
 python -m serve.deploy name=flights traffic=ab traffic.weights='{champion:0.9,challenger:0.1}'
+python -m serve.deploy name=flights serving.http.token_file=tokens   # lines of `role token`: predict, feedback, admin
 """
 
 from __future__ import annotations
@@ -12,16 +13,24 @@ from conf.schema import DeployConfig
 
 def deploy(cfg: DeployConfig) -> str:
     """Store the policy, start the application of `cfg.name`, and return its URL once it answers."""
+    from dataclasses import replace
+
     from cluster.background import start_head
     from cluster.registry import Registry
     from cluster.session import connect, find_address
+    from cluster.storage import storage_path
+    from cluster.tokens import kept, said
     from cluster.tracking import connect as connect_tracking
     from serve.start import check_port, start
 
+    said(cfg.serving.http)  # spoilt tokens end it before anything is changed
     registry = Registry(connect_tracking(cfg.tracking, cfg.cluster))
     registry.write_policy(cfg.name, cfg.traffic)
+    tokens = kept(cfg.serving.http, storage_path(cfg.cluster), cfg.name)
+    http = replace(cfg.serving.http, token_file=None if tokens is None else str(tokens))
+    cfg = replace(cfg, serving=replace(cfg.serving, http=http))
     if find_address(cfg.cluster) is None:
-        check_port(cfg.serving.http)
+        check_port(http)
         start_head(cfg.cluster)
     with connect(cfg.cluster):
         return start(cfg)
@@ -35,6 +44,7 @@ def main(cfg: DeployConfig) -> None:
 
     from cluster.progress import step
     from cluster.registry import Registry
+    from cluster.tokens import said
     from cluster.tracking import connect as connect_tracking
 
     with step(f"deploy {cfg.name}") as shown:
@@ -43,7 +53,8 @@ def main(cfg: DeployConfig) -> None:
     version = Registry(connect_tracking(cfg.tracking, cfg.cluster)).resolve(cfg.name, "champion")
     row = json.dumps(json.loads((version.folder / "example.json").read_text())[0])
     body = shlex.quote(f'{{"rows":[{row}]}}')
-    print(f"curl -s {url}/predict -H 'content-type: application/json' -d {body}")
+    header = '-H "authorization: Bearer $TOKEN" ' if said(cfg.serving.http) else ""
+    print(f"curl -s {url}/predict {header}-H 'content-type: application/json' -d {body}")
     print("python -m serve.stop   # ends it")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from cluster.columns import ColumnSchema, ModelSchema
 from conf.errors import BadInput, nearest
 from conf.schema import DeployConfig
+from serve.access import OPEN, enough, role_of
 from serve.answers import Answer, Refused
 from serve.inference import BINARY_LENGTH, DTYPES
 from serve.native import ARROW
@@ -69,13 +70,32 @@ def description(cfg: DeployConfig, schema: ModelSchema) -> dict[str, Any]:
         f"{model}/versions/{{version}}": {"get": described, "parameters": [number]},
         f"{model}/versions/{{version}}/infer": {"post": infer, "parameters": [number]},
     }
-    return {
+    said = {
         "openapi": "3.0.3",
         "info": {"title": cfg.name, "version": "1", "description": f"Predicts {schema.target} ({schema.task})."},
         "servers": [{"url": f"/{cfg.name}"}],
         "paths": paths,
         "components": {"schemas": _components(schema)},
     }
+    return said if cfg.serving.http.token_file is None else _secured(said)
+
+
+def _secured(said: dict[str, Any]) -> dict[str, Any]:
+    """Add what the door asks for: a bearer token, its role, and how it refuses."""
+    for path, item in said["paths"].items():
+        role = role_of(path)
+        error = {"$ref": f"#/components/schemas/{'InferError' if path.startswith('/v2') else 'Error'}"}
+        for method in {"get", "post"} & set(item):
+            if role == OPEN:
+                item[method]["security"] = []
+                continue
+            refusals = {
+                "401": _response("The token is missing or not known.", error),
+                "403": _response(f"The token's role is not {enough(role)}.", error),
+            }
+            item[method] = {**item[method], "responses": {**item[method]["responses"], **refusals}}
+    said["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    return {**said, "security": [{"token": []}]}
 
 
 def _components(schema: ModelSchema) -> dict[str, Any]:

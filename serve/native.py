@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import ipc
 
-from cluster.columns import Array, ModelSchema, Raw, raw_from_columns, raw_from_rows, raw_from_table
+from cluster.columns import Array, ModelSchema, Raw, raw_from_columns, raw_from_table
 from conf.errors import BadInput
 from serve.answers import Answer, Refused
 from serve.prediction import Asked, Predicted
@@ -28,9 +29,7 @@ def read(body: dict[str, Any]) -> Asked:
         key, kind = ("rows", "a list of objects") if "rows" in body else ("columns", "an object of lists")
         raise BadInput(key, None, "is empty or of the wrong type", f"give {kind}")
 
-    def raw(schema: ModelSchema) -> Raw:
-        return raw_from_rows(rows, schema) if isinstance(rows, list) else raw_from_columns(columns or {}, schema)
-
+    raw = rows if isinstance(rows, list) else partial(raw_from_columns, columns or {})
     return Asked(raw, _text(body, "unit"), _text(body, "request_id"))
 
 

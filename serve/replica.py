@@ -10,15 +10,16 @@ from conf.errors import BadInput, nearest
 from conf.schema import DeployConfig
 from serve.answers import Receive, Refused, Scope, Send, refusal, send
 from serve.app import Application
+from serve.wire import write_answers_at_once
 
 FALLBACK = "rungway"
-MOST_ONGOING = 100  # requests a replica takes at once; Serve's default of 5 collapses under 32 connections
 
 
 class Model:
     """A replica: all live variants of one registered model behind one ASGI application."""
 
     def __init__(self, cfg: DeployConfig) -> None:
+        write_answers_at_once()  # Serve starts the replica's server after this
         self._application = Application(cfg)
 
     def __serve_build_asgi_app__(self) -> Application:
@@ -47,9 +48,9 @@ def model_application(cfg: DeployConfig) -> serve.Application:
     make = serve.deployment(
         name=cfg.name,
         num_replicas=cfg.serving.num_replicas,
-        max_ongoing_requests=MOST_ONGOING,
+        max_ongoing_requests=2 * cfg.serving.max_ongoing,  # ours refuses before Serve's queues
         graceful_shutdown_wait_loop_s=0.1,
-        logging_config={"enable_access_log": False},  # a tenth of a request's time; HAProxy counts them
+        logging_config={"log_level": "WARNING", "enable_access_log": False},  # a tenth of a request's time
         ray_actor_options={"num_cpus": cfg.serving.cpus_per_replica},
     )
     return make(serve.ingress()(Model)).bind(cfg)

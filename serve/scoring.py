@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv
 
-from cluster.columns import ModelSchema, Raw, raw_from_columns, raw_from_rows
+from cluster.columns import raw_from_columns
 from conf.errors import BadInput
 from serve.answers import Answer, Refused, read_json
-from serve.prediction import Asked, Predicted
+from serve.prediction import Asked, Predicted, Rows
 
 FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
@@ -37,7 +37,7 @@ def read(body: dict[str, Any]) -> Asked:
         return Asked(lambda schema: raw_from_columns(columns, schema))
     if not isinstance(said, list) or not said or not all(isinstance(row, dict) for row in said):
         raise BadInput(form, None, "is not a list of objects", 'give [{"column": value, ...}]')
-    return Asked(lambda schema: raw_from_rows(said, schema))
+    return Asked(said)
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def write(predicted: Predicted) -> Answer:
     return Answer({"predictions": rows}, headers=predicted.headers)
 
 
-def _of_split(said: Any) -> Any:
+def _of_split(said: Any) -> Rows:
     columns, data = (said.get(key) for key in ("columns", "data")) if isinstance(said, dict) else (None, None)
     if not isinstance(columns, list) or not isinstance(data, list) or not data:
         raise BadInput("dataframe_split", None, "has not columns and data", 'give {"columns": [...], "data": [[...]]}')
@@ -86,10 +86,7 @@ def _of_split(said: Any) -> Any:
         if not isinstance(row, list) or len(row) != len(columns):
             raise BadInput(f"dataframe_split.data[{i}]", None, f"has not {len(columns)} values", "give one per column")
 
-    def raw(schema: ModelSchema) -> Raw:
-        return raw_from_rows([dict(zip(columns, row, strict=True)) for row in data], schema)
-
-    return raw
+    return [dict(zip(columns, row, strict=True)) for row in data]
 
 
 def _plain(value: Any) -> Any:

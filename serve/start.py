@@ -8,33 +8,41 @@ import socket
 import time
 import urllib.request
 from dataclasses import replace
+from typing import Any
 from urllib.error import URLError
 
+from omegaconf import OmegaConf
 from ray import serve
 from ray.serve import RunTarget
 from ray.serve.config import HTTPOptions
 
 from cluster.storage import storage_path
+from cluster.tokens import KEY, VARIABLE
 from conf.compose import to_yaml
 from conf.errors import BadInput
 from conf.schema import DeployConfig, Http, Traffic
 from serve.replica import FALLBACK, fallback_application, model_application
 
 ANSWER_S = 60.0
+MENDED_S = 3.0  # until replicas have looked again at what was refused before
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def check_port(http: Http) -> None:
-    """Raise BadInput when the port is taken, or the host is not this machine alone."""
-    if http.host not in LOCAL:
-        bound = "would answer everybody on the network without a token"
-        raise BadInput("serving.http.host", http.host, bound, f"use {LOCAL[0]} behind a proxy of your own")
+    """Raise BadInput when the port is taken, or the host is not this machine alone and no token is asked for."""
+    _check_host(http)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((http.host, http.port))
         except OSError as error:
             raise BadInput("serving.http.port", http.port, "is taken", "give another port") from error
+
+
+def _check_host(http: Http) -> None:
+    if http.host not in LOCAL and http.token_file is None:
+        bound = "would answer everybody on the network without a token"
+        raise BadInput("serving.http.host", http.host, bound, f"give serving.http.token_file, or use {LOCAL[0]}")
 
 
 def start(cfg: DeployConfig) -> str:
@@ -48,19 +56,42 @@ def start(cfg: DeployConfig) -> str:
     settings = dict(json.loads(record.read_text())) if running and record.exists() else {}
     if not running:
         check_port(http)
-    elif (port := settings.get("port", http.port)) != http.port:
-        raise BadInput("serving.http.port", http.port, f"cannot be: Serve runs on {port}", "give that port, or stop it")
+    else:
+        _check_address(http, settings)
+        if cfg.name in running:
+            _check_tokens(cfg, settings)
     serve.start(http_options=HTTPOptions(host=http.host, port=http.port))
     own = to_yaml(replace(cfg, overrides=[], traffic=Traffic()))  # the policy is the registry's
     wanted = [] if FALLBACK in running else [RunTarget(fallback_application(), FALLBACK, "/")]
     if cfg.name not in running or settings.get(cfg.name) != own:
         wanted.append(RunTarget(model_application(cfg), cfg.name, f"/{cfg.name}"))
     if wanted:
+        limit = storage_path(cfg.cluster) / "serving" / cfg.name / "max_ongoing"  # HAProxy's configuration reads it
+        limit.parent.mkdir(parents=True, exist_ok=True)
+        limit.write_text(str(cfg.serving.max_ongoing))
         serve.run_many(wanted)
-    record.write_text(json.dumps({**settings, "port": http.port, cfg.name: own}))
+    record.write_text(json.dumps({**settings, "host": http.host, "port": http.port, cfg.name: own}))
     url = f"http://{http.host}:{http.port}/{cfg.name}"
     _wait_for_answer(f"{url}/healthz", cfg.traffic)
     return url
+
+
+def _check_address(http: Http, settings: dict[str, Any]) -> None:
+    """Raise BadInput where Serve listens elsewhere, or for everybody and no token is asked for."""
+    for key, wanted in (("host", http.host), ("port", http.port)):
+        if (there := settings.get(key, wanted)) != wanted:
+            bound = f"cannot be: Serve runs on {there}"
+            raise BadInput(f"serving.http.{key}", wanted, bound, f"give that {key}, or stop it")
+    _check_host(http)
+
+
+def _check_tokens(cfg: DeployConfig, settings: dict[str, Any]) -> None:
+    """Raise BadInput where a running application would be open by its tokens being left out."""
+    before = OmegaConf.create(settings.get(cfg.name, "{}"))
+    if cfg.serving.http.token_file is None and OmegaConf.select(before, "serving.http.token_file") is not None:
+        bound = f"is left out, and {cfg.name} asks for tokens"
+        remedy = f"give it (or {VARIABLE}) again, or run: python -m serve.stop name={cfg.name}"
+        raise BadInput(KEY, None, bound, remedy)
 
 
 def end(name: str) -> bool:
@@ -86,8 +117,9 @@ def _wait_for_answer(url: str, traffic: Traffic) -> None:
             why = str(error)
         else:
             if said["refused"]:
-                raise BadInput("serving", url, said["refused"], "mend that; the previous variants keep answering")
-            if said["weights"] == traffic.weights and said["ab_test"] == traffic.ab_test:
+                if time.monotonic() > deadline - ANSWER_S + MENDED_S:
+                    raise BadInput("serving", url, said["refused"], "mend that; the previous variants keep answering")
+            elif said["weights"] == traffic.weights and said["ab_test"] == traffic.ab_test:
                 return
         time.sleep(0.05)
     bound = f"did not answer as asked within {ANSWER_S:g} s ({why})"

@@ -14,6 +14,8 @@ def stop(cfg: StopConfig) -> bool:
     """End the application or the head; return whether there was anything to end."""
     from cluster.background import stop_head
     from cluster.session import connect, find_address
+    from cluster.storage import storage_path
+    from cluster.tokens import forget
 
     if cfg.name is None:
         return stop_head(cfg.cluster)
@@ -22,7 +24,10 @@ def stop(cfg: StopConfig) -> bool:
     with connect(cfg.cluster):
         from serve.start import end
 
-        return end(cfg.name)
+        ended = end(cfg.name)
+    if ended:
+        forget(storage_path(cfg.cluster), cfg.name)
+    return ended
 
 
 @entrypoint("stop", StopConfig)

@@ -10,7 +10,7 @@ from cluster.bundle import Bundle
 from cluster.columns import ModelSchema, raw_from_rows
 from cluster.registry import Registry, Version
 from cluster.tracking import connect
-from conf.errors import BadInput
+from conf.errors import BadInput, nearest
 from conf.schema import DeployConfig, Traffic
 from serve.answers import Refused
 from serve.doubts import Trained
@@ -18,9 +18,9 @@ from serve.doubts import Trained
 log = logging.getLogger("ray.serve")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Variant:
-    """One loaded version under its alias."""
+    """One loaded version under its alias; equal to itself alone."""
 
     alias: str
     version: Version
@@ -53,6 +53,16 @@ class Live:
                 return variant
         there = ", ".join(map(str, self.numbers))
         raise Refused(404, BadInput("version", number, "is not served", f"ask for {there}, or for none"))
+
+    def of_alias(self, alias: str, number: int | None) -> Variant:
+        """Return the variant of an alias; raises Refused: 404 where none is, 422 where it is not the version asked."""
+        if alias not in self.variants:
+            raise Refused(404, BadInput("x-variant", alias, "is not served", nearest(alias, self.variants)))
+        found = self.variants[alias]
+        if number not in (None, found.version.number):
+            bound = f"is version {found.version.number}, not {number}"
+            raise Refused(422, BadInput("x-variant", alias, bound, "ask for one of them"))
+        return found
 
 
 @dataclass

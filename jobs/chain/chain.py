@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from types import FrameType, TracebackType
 
+from cluster import tokens
 from cluster.background import start_head, stop_head
 from cluster.progress import Step
 from cluster.registry import Version
@@ -39,6 +40,7 @@ class Chain:
     def __init__(self, cfg: PipelineConfig) -> None:
         self.cfg = cfg
         self.name = cfg.name or default_name(cfg.dataset)
+        self._tokens = tokens.said(cfg.serving.http)  # spoilt ones end it before hours of work
         self.tracking: Tracking = connect_tracking(cfg.tracking, cfg.cluster)
         self._said = [override for override in cfg.overrides if _key(override).split(".")[0] not in OWN]
         self._ends, self._owns_head = ExitStack(), False
@@ -117,7 +119,8 @@ class Chain:
         cfg, storage = self.cfg, storage_path(self.cfg.cluster)
         http = cfg.serving.http
         requests = real_rows(cfg.dataset, cfg.split, cfg.requests, cfg.seed)
-        latencies = send(f"http://{http.host}:{http.port}/{self.name}", requests, uuid.uuid4().hex[:8], shown)
+        url, tag = f"http://{http.host}:{http.port}/{self.name}", uuid.uuid4().hex[:8]
+        latencies = send(url, requests, tag, shown, self._tokens)
         records = collect(storage, self.name, latencies)
         shown.done(f"{records.num_rows} predictions and their feedback recorded")
         return by_variant(records, data.schema, latencies, cfg.resamples, cfg.confidence)

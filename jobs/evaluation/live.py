@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 from cluster.columns import ModelSchema
 from cluster.progress import Step
 from cluster.records import read_joined
+from cluster.tokens import FEEDBACK, PREDICT, Token, bearer
 from conf.errors import BadInput
 from jobs.data.load import Requests
 from jobs.evaluation.metrics import Interval, evaluate, statistics
@@ -35,20 +37,26 @@ class Served:
     p99_ms: float
 
 
-def send(url: str, requests: Requests, tag: str, shown: Step) -> dict[str, float]:
-    """Send each row as a request of its own unit, then the feedback; return the milliseconds of each request id."""
+def send(url: str, requests: Requests, tag: str, shown: Step, tokens: Sequence[Token] = ()) -> dict[str, float]:
+    """Send each row as a request of its own unit, then the feedback; return the milliseconds of each request id.
+
+    tokens: those that serving knows; one that is good for it is shown with each request.
+    """
     latencies = {}
+    predict, feedback = bearer(tokens, PREDICT), bearer(tokens, FEEDBACK)
     with httpx.Client(base_url=url, timeout=30) as client:
         for i, (row, unit) in enumerate(zip(requests.rows, requests.units, strict=True)):
             request_id = f"{tag}-{i}"
             started = time.perf_counter()
-            answer = client.post("/predict", json={"rows": [row], "unit": unit, "request_id": request_id})
+            body = {"rows": [row], "unit": unit, "request_id": request_id}
+            answer = client.post("/predict", json=body, headers=predict)
             latencies[request_id] = (time.perf_counter() - started) * 1000
             _check(answer)
             shown.update(f"{i + 1}/{len(requests.rows)} rows")
         told = [{"request_id": f"{tag}-{i}", "label": label} for i, label in enumerate(requests.labels)]
         for start in range(0, len(told), FEEDBACK_AT_ONCE):
-            _check(client.post("/feedback", json={"feedback": told[start : start + FEEDBACK_AT_ONCE]}))
+            body = {"feedback": told[start : start + FEEDBACK_AT_ONCE]}
+            _check(client.post("/feedback", json=body, headers=feedback))
     return latencies
 
 

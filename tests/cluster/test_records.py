@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster import records
 from cluster.columns import ColumnSchema, ModelSchema, raw_from_rows
-from cluster.records import FEEDBACK_SCHEMA, Prediction, SegmentWriter
+from cluster.records import FEEDBACK_SCHEMA, Predictions, SegmentWriter
 
 SCHEMA = ModelSchema(
     "y",
@@ -25,10 +27,11 @@ SCHEMA = ModelSchema(
 NOW = datetime.now(UTC)
 
 
-def prediction(request_id: str, rows: int = 1) -> Prediction:
+def prediction(request_id: str, rows: int = 1) -> Predictions:
     given = [{"n": 1.5, "b": True, "c": "x", "t": 60}, {"n": None, "b": None, "c": None, "t": None}][:rows]
     outputs = np.full((rows, 2), 0.5, np.float32)
-    return Prediction(request_id, time.time(), 3, "champion", "u", raw_from_rows(given, SCHEMA), outputs, 1.25)
+    raw, now = raw_from_rows(given, SCHEMA), time.time()
+    return Predictions([request_id], ["u"], [rows], now, 3, "champion", raw, outputs, [1.25], SCHEMA)
 
 
 def feedback(request_id: str, label: str, minutes: int, row: int = 0) -> dict[str, object]:
@@ -134,3 +137,36 @@ def test_what_cannot_be_kept_is_not_acknowledged_and_what_does_not_fit_is_counte
         full.append_durably(feedback("a", "yes", 0)).result(timeout=10)
     full.close()
     assert len(list((tmp_path / "x").rglob("*.parquet"))) == 1
+
+
+MIXED = ModelSchema("y", "binary", ("no", "yes"), (ColumnSchema("n", "number"), ColumnSchema("w", "text", length=99)))
+
+
+@given(
+    st.lists(
+        st.lists(st.lists(st.tuples(st.floats(width=32, allow_infinity=False) | st.none(), st.text()), min_size=1))
+    ),
+)
+def test_requests_of_one_batch_are_recorded_each_with_its_own_rows(batches) -> None:
+    """`batches`: batches of requests of rows."""
+    batches = [batch for batch in batches if batch]
+    wanted, made = [], []
+    for b, batch in enumerate(batches):
+        rows = [{"n": n, "w": w.replace("\0", "")} for request in batch for n, w in request]
+        ids, counts = [f"{b}/{i}" for i in range(len(batch))], [len(request) for request in batch]
+        outputs = np.arange(2 * len(rows), dtype=np.float32).reshape(-1, 2)
+        raw, took = raw_from_rows(rows, MIXED), [float(i) for i in range(len(batch))]
+        made.append(
+            Predictions(ids, [f"u{i}" for i in ids], counts, b + 0.25, b, "champion", raw, outputs, took, MIXED)
+        )
+        places = [(request, row) for request, count in enumerate(counts) for row in range(count)]
+        for at, (request, row) in enumerate(places):
+            text = rows[at]["w"].encode()[:99].decode(errors="ignore") or None
+            own = (ids[request], row, f"u{ids[request]}", float(request), b, datetime.fromtimestamp(b + 0.25, UTC))
+            wanted.append((*own, text, outputs[at].tolist()))
+    if not made:
+        return
+    table = records.prediction_table(made, MIXED)
+    keys = ("request_id", "row", "unit", "latency_ms", "version", "time")
+    found = [(*(row[key] for key in keys), row["inputs"]["w"], row["outputs"]) for row in table.to_pylist()]
+    assert found == wanted

@@ -1,138 +1,104 @@
-"""Serving under load: replicas really killed and versions changed, and every request answered by one whole version."""
+"""Serving under load: no answer lost to a kill, versions change whole, too much is refused."""
 
-import http.client
-import json
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import hydra
 import numpy as np
 import pytest
 
-from cluster.background import RECORD
+from cluster import records
 from cluster.bundle import Bundle
 from cluster.columns import raw_from_rows
 from cluster.ports import free_port
 from cluster.registry import Registry
 from cluster.tracking import connect
-from conf.schema import Cluster
+from conf import store
+from conf.compose import compose
+from conf.schema import Cluster, TrainConfig
 from jobs.train import train
+from tests.conftest import QUICK
+from tests.faults.serving import HAPROXY, House
 
 ROOT = Path(__file__).parents[2]
-CLIENTS = 4
 
 
-@dataclass
-class Load:
-    """Clients that ask without a pause and without asking twice; what they were answered."""
-
-    port: int
-    rows: list[dict[str, object]]
-    answers: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    def __enter__(self) -> "Load":
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(CLIENTS)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        headers = {"content-type": "application/json"}
-        i = 0
-        while not self._stop.is_set():
-            i = (i + 1) % len(self.rows)
-            try:
-                connection.request("POST", "/houses/predict", json.dumps({"rows": [self.rows[i]]}), headers)
-                answer = connection.getresponse()
-                said = answer.read()
-            except (OSError, http.client.HTTPException) as error:
-                self.failures.append(repr(error))
-                connection.close()
-                continue
-            if answer.status != 200:
-                self.failures.append(f"{answer.status} {said[:200]!r}")
-            else:
-                self.answers.append((i, json.loads(said)))
-        connection.close()
-
-    def until(self, more: int) -> None:
-        """Wait for so many answers more."""
-        wanted, deadline = len(self.answers) + more, time.monotonic() + 60
-        while len(self.answers) < wanted:
-            assert time.monotonic() < deadline, self.failures[-1:]
-            time.sleep(0.01)
-
-
-@dataclass
-class House:
-    """What is served, by two replicas behind HAProxy."""
-
-    registry: Registry
-    storage: Path
-    port: int
-
-    def replicas(self) -> list[int]:
-        """Return the pids of the model's replicas."""
-        head = json.loads((self.storage / RECORD).read_text())["pid"]
-        listed = subprocess.run(
-            ["ps", "-o", "pid=,cmd=", "--sid", str(head)], capture_output=True, text=True, check=True
-        )
-        lines = [line.split(None, 1) for line in listed.stdout.splitlines()]
-        return [int(pid) for pid, name in lines if name.startswith("ray::ServeReplica:houses")]
-
-    def load(self) -> Load:
-        """Return clients for it."""
-        return Load(self.port, Bundle.load(self.registry.resolve("houses", "1").folder).example())
-
-
-@pytest.fixture
-def house(houses: Callable[..., Any], tmp_path: Path) -> Iterator[House]:
-    cfg = houses("name=houses")
-    cfg.cluster = Cluster(storage=str(tmp_path))
+@pytest.fixture(scope="module")
+def house(small_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    storage = tmp_path_factory.mktemp("serving")
+    store.register()
+    said = ["dataset=table", f"dataset.path='{small_csv}'", "dataset.target=dear", "dataset.exclude=[price,band]"]
+    with hydra.initialize_config_module("conf", version_base="1.3"):
+        cfg = compose("train", [*said, *QUICK, "name=houses"], TrainConfig)
+    cfg.cluster = Cluster(storage=str(storage))
     for cfg.seed in (0, 1):
         train(cfg)
     port = free_port()
-    said = [f"cluster.storage='{tmp_path}'", f"serving.http.port={port}", "name=houses", "cluster.num_cpus=2"]
-    serving = ["serving.num_replicas=2", "serving.cpus_per_replica=0.5", "serving.poll_s=0.05"]
-    call = [sys.executable, "-m", "serve.deploy", *said, *serving]
+    call = [sys.executable, "-m", "serve.deploy", "name=houses", f"cluster.storage='{storage}'", "cluster.num_cpus=2"]
+    call += [f"serving.http.port={port}", "serving.num_replicas=2", "serving.cpus_per_replica=0.5"]
+    call += ["serving.poll_s=0.05"]
     try:
         made = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stdout + made.stderr
-        yield House(Registry(connect(cfg.tracking, cfg.cluster)), tmp_path, port)
+        yield House(Registry(connect(cfg.tracking, cfg.cluster)), storage, port)
     finally:
-        subprocess.run([sys.executable, "-m", "serve.stop", f"cluster.storage='{tmp_path}'"], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "serve.stop", f"cluster.storage='{storage}'"], cwd=ROOT, check=True)
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def kill_one_replica(house: House) -> None:
+    """Kill one of the two and wait for the one in its place, of which HAProxy has heard."""
+    before = house.replicas()
+    assert len(before) == 2
+    os.kill(before[0], signal.SIGKILL)
+    until(lambda: len(now := house.replicas()) == 2 and before[0] not in now)
+    until(lambda: house.up() == 2)
 
 
 def test_a_killed_replica_costs_no_answer(house: House) -> None:
     with house.load() as load:
         for _ in range(2):
             load.until(200)
-            before = house.replicas()
-            assert len(before) == 2
-            os.kill(before[0], signal.SIGKILL)
+            kill_one_replica(house)
             load.until(200)
-            deadline = time.monotonic() + 60
-            while len(now := house.replicas()) < 2 or before[0] in now:
-                assert time.monotonic() < deadline, now
-                time.sleep(0.1)
-            load.until(200)
-            time.sleep(2)  # HAProxy has heard of the new one
     assert load.failures == []
+
+
+def test_feedback_that_was_acknowledged_before_a_kill_is_all_there_once(house: House) -> None:
+    acknowledged, stop = list[str](), threading.Event()
+
+    def tell() -> None:
+        while not stop.is_set():
+            request_id = f"told {len(acknowledged)}"
+            status, _ = house.ask("POST", "/feedback", {"request_id": request_id, "label": "yes"})
+            assert status == 200
+            acknowledged.append(request_id)
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    for _ in range(2):
+        told = len(acknowledged)
+        until(lambda told=told: len(acknowledged) > told + 50)
+        kill_one_replica(house)
+    stop.set()
+    teller.join()
+    assert len(acknowledged) > 100
+    kept = records.read(house.storage, records.FEEDBACK, "houses").to_table()["request_id"].to_pylist()
+    assert sorted(each for each in kept if each.startswith("told ")) == sorted(acknowledged)
 
 
 def test_changed_versions_answer_whole_and_without_a_failure(house: House) -> None:
@@ -150,3 +116,47 @@ def test_changed_versions_answer_whole_and_without_a_failure(house: House) -> No
     for i, said in load.answers:
         found = list(said["predictions"][0]["probabilities"].values())
         np.testing.assert_allclose(found, wanted[said["version"]][i], atol=1e-5)
+
+
+@pytest.mark.parametrize("part", [HAPROXY, "ray::HAProxyManager", "ray::ServeController"])
+def test_what_is_before_the_replicas_comes_back_with_the_same_policy(house: House, part: str) -> None:
+    _, before = house.ask("GET", "/healthz")
+    pids = house.pids(part)
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: house.pids(part) and not set(house.pids(part)) & set(pids))
+    until(lambda: house.ask("GET", "/healthz")[0] == 200)
+    _, after = house.ask("GET", "/healthz")
+    assert (after["weights"], after["variants"]) == (before["weights"], before["variants"])
+    with house.load() as load:
+        load.until(500)
+    assert load.failures == []
+
+
+def test_what_is_too_much_is_refused_at_once_and_what_is_taken_is_answered(house: House) -> None:
+    with house.load(clients=300) as load:
+        load.until(2000)
+    refused = [failure for failure in load.failures if failure.startswith("429 ")]
+    assert refused
+    assert refused == load.failures
+    assert "serving.max_ongoing" in refused[0]
+    with house.load() as after:
+        after.until(200)
+    assert after.failures == []
+
+
+def test_clients_that_never_end_their_request_keep_nobody_waiting(house: House) -> None:
+    head = "POST /houses/predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n"
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", house.port))) for _ in range(200)]
+        for i, connection in enumerate(slow):
+            connection.sendall((head + ("\r\n{" if i % 2 else "")).encode())
+        with house.load() as load:
+            load.until(500)
+        assert load.failures == []
+        for connection in slow:  # each is told so, or its connection ended, after a while
+            connection.settimeout(30)
+            with contextlib.suppress(ConnectionError):
+                said = connection.recv(1000)
+                assert said.startswith(b"HTTP/1.1 408") or not said
