@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 
 from cluster.columns import ModelSchema
-from cluster.records import Prediction, SegmentWriter, prediction_table
+from cluster.records import Predictions, SegmentWriter, prediction_table
 from serve.traffic import assign
 
 WEIGHTS = {"champion": 0.5, "challenger": 0.5}
@@ -74,13 +74,25 @@ class Log:
 
     def __init__(self, schema: ModelSchema) -> None:
         into = folder() / "peer_records" / str(os.getpid())
-        self._writer = SegmentWriter[Prediction](into, partial(prediction_table, schema=schema), FLUSH_S, QUEUED)
+        self._writer = SegmentWriter[Predictions](into, partial(prediction_table, schema=schema), FLUSH_S, QUEUED)
+        self._schema = schema
 
     def append(self, alias: str, unit: str, answered: Answered) -> dict[str, object]:
         """Record a prediction, and return it as it is answered."""
         request_id = uuid.uuid4().hex
         self._writer.append(
-            Prediction(request_id, time.time(), 1, alias, unit, answered.raw, answered.outputs, answered.took_ms)
+            Predictions(
+                request_ids=[request_id],
+                units=[unit],
+                counts=[len(answered.outputs)],
+                time=time.time(),
+                version=1,
+                variant=alias,
+                raw=answered.raw,
+                outputs=answered.outputs,
+                latencies_ms=[answered.took_ms],
+                schema=self._schema,
+            )
         )
         return {"probabilities": answered.outputs.tolist(), "variant": alias, "request_id": request_id}
 

@@ -40,7 +40,7 @@ HAS_SHADOW = "shadow" in {item.name for item in fields(Traffic)}
 
 def environment(**more: str) -> dict[str, str]:
     """Return this environment without what our own code and Ray left in it."""
-    ours = {*cluster.ENVIRONMENT, VARIABLE, "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"}
+    ours = {*cluster.ENVIRONMENT, VARIABLE, "RUNGWAY_TOKENS", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"}
     inherited = {key: value for key, value in os.environ.items() if key not in ours}
     path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", "")])
     return {**inherited, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}

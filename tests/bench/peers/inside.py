@@ -14,7 +14,7 @@ import pstats
 import sys
 import time
 from collections.abc import MutableMapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,11 @@ def variants(ground: Ground, count: int, port: int) -> None:
         )
         for i in range(count)
     }
-    policy = replace(live.policy, weights=dict.fromkeys(made, 1 / count))
-    served._variants.live = replace(live, policy=policy, variants=made)
+    weights = dict.fromkeys(made, 1 / count)
+    said: dict[str, Any] = {"policy": replace(live.policy, weights=weights), "variants": made}
+    if "weights" in {item.name for item in fields(live)}:  # where a ramp moves them apart from the policy's
+        said["weights"] = weights
+    served._variants.live = replace(live, **said)
     quiet: dict[str, Any] = {"access_log": False, "log_level": "warning", "lifespan": "off"}
     uvicorn.run(served, host="127.0.0.1", port=port, loop="uvloop", http="httptools", **quiet)
 
