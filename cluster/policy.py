@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from itertools import pairwise
 
 from conf.errors import BadInput, nearest
-from conf.schema import Ramp, Traffic
+from conf.service import Ramp, Traffic
 
 ALIASES = ("champion", "challenger", "shadow", "staging")
 _HYDRAS = ("true", "false", "null", "nan", "inf")  # words that mean something else on a command line

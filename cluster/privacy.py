@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from cluster.columns import ModelSchema
 from conf.errors import BadInput, nearest
-from conf.schema import Records
+from conf.service import Records
 
 UNIT = "unit"  # of the record itself, not of the model's columns: often a person
 _SPAN = 2.0**64

@@ -18,7 +18,7 @@ from cluster.columns import ModelSchema
 from cluster.policy import ALIASES, aliases_of, check_traffic, from_json, started, to_json
 from cluster.tracking import Run, Tracking
 from conf.errors import BadInput, nearest
-from conf.schema import Traffic
+from conf.service import Traffic
 
 SEMVER, POLICY = "semver", "traffic"  # tags of a version, of a registered model
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cluster.storage import submitted
 from conf.errors import BadInput, nearest
-from conf.schema import Http
+from conf.service import Http
 
 VARIABLE, KEY = "RUNGWAY_TOKENS", "serving.http.token_file"
 PREDICT, FEEDBACK, ADMIN = ROLES = ("predict", "feedback", "admin")

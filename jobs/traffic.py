@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from conf.entrypoint import entrypoint
 from conf.errors import BadInput
-from conf.schema import Ramp, Traffic, TrafficConfig
+from conf.schema import TrafficConfig
+from conf.service import Ramp, Traffic
 
 
 def change_traffic(cfg: TrafficConfig) -> tuple[Traffic, Traffic]:

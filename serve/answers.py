@@ -57,7 +57,8 @@ async def send(answer: Answer, respond: Send) -> None:
 
 def _header_value(text: str) -> bytes:
     """Return a client's text as a header value: a line break in it must not begin another header."""
-    return "".join(c if c.isprintable() else "?" for c in text).encode("latin-1", "replace")
+    said = text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+    return said.encode("latin-1", "replace")
 
 
 async def read_body(receive: Receive, most_bytes: int) -> bytes:

@@ -20,7 +20,8 @@ from cluster.storage import storage_path
 from cluster.tokens import KEY, VARIABLE
 from conf.compose import to_yaml
 from conf.errors import BadInput
-from conf.schema import DeployConfig, Http, Traffic
+from conf.schema import DeployConfig
+from conf.service import Http, Traffic
 from serve.replica import FALLBACK, fallback_application, model_application
 
 ANSWER_S, SETTLED_S = 60.0, 3.0  # SETTLED_S: until replicas have looked again at what was refused before

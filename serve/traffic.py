@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 
-from conf.schema import Traffic
+from conf.service import Traffic
 
 _SPAN = 2.0**64
 

@@ -17,7 +17,8 @@ from cluster.policy import aliases_of
 from cluster.registry import Registry, Version, shape
 from cluster.tracking import connect
 from conf.errors import BadInput, nearest
-from conf.schema import DeployConfig, Traffic
+from conf.schema import DeployConfig
+from conf.service import Traffic
 from serve.answers import Refused
 from serve.doubts import Trained
 from serve.traffic import weights_at

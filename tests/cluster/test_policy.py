@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cluster.policy import aliases_of, check_traffic, describe, from_json, started, to_json
 from conf.errors import BadInput
-from conf.schema import Ramp, Traffic
+from conf.service import Ramp, Traffic
 
 STEPS = st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=5, unique=True).map(sorted)
 RAMPS = st.just(Ramp()) | st.builds(

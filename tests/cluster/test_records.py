@@ -16,7 +16,7 @@ from cluster.columns import ColumnSchema, ModelSchema, raw_from_rows
 from cluster.privacy import Privacy, check_columns, record_key
 from cluster.records import Predictions
 from conf.errors import BadInput
-from conf.schema import Records
+from conf.service import Records
 from tests.cluster.appending import SCHEMA, prediction
 
 

@@ -17,8 +17,9 @@ from cluster.policy import check_traffic
 from cluster.registry import Registry
 from cluster.tracking import connect
 from conf.errors import BadInput
-from conf.schema import Cluster, Dataset, PromoteConfig, Traffic, TrainConfig
+from conf.schema import Cluster, Dataset, PromoteConfig, TrainConfig
 from conf.schema import Tracking as TrackingConfig
+from conf.service import Traffic
 from jobs.promote import promote
 from jobs.train import train
 

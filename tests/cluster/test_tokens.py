@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cluster import tokens
 from cluster.tokens import VARIABLE
 from conf.errors import BadInput
-from conf.schema import Http
+from conf.service import Http
 
 SECRETS = {role: f"{role}-0123456789abcdef" for role in tokens.ROLES}
 LINES = "".join(f"{role} {secret}\n" for role, secret in SECRETS.items())

@@ -13,7 +13,8 @@ from cluster.registry import Registry
 from cluster.tracking import KIND, connect
 from conf.compose import compose
 from conf.errors import BadInput
-from conf.schema import Cluster, Ramp, Traffic, TrafficConfig
+from conf.schema import Cluster, TrafficConfig
+from conf.service import Ramp, Traffic
 from jobs.traffic import change_traffic, restore
 from jobs.train import train
 

@@ -13,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.registry import Registry
 from cluster.tracking import connect
-from conf.schema import Cluster, DeployConfig, Serving, Traffic
+from conf.schema import Cluster, DeployConfig
+from conf.service import Serving, Traffic
 from jobs.train import train
 from serve.app import Application
 

@@ -18,7 +18,8 @@ from cluster.progress import step
 from cluster.tokens import KEY
 from conf.compose import from_yaml, to_yaml
 from conf.errors import BadInput
-from conf.schema import DeployConfig, Http
+from conf.schema import DeployConfig
+from conf.service import Http
 from jobs.data.load import Requests
 from jobs.evaluation.live import send
 from serve import access

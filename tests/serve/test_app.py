@@ -13,7 +13,8 @@ from cluster.bundle import Bundle
 from cluster.columns import raw_from_rows
 from cluster.registry import Registry
 from cluster.tracking import connect
-from conf.schema import Cluster, DeployConfig, Traffic
+from conf.schema import Cluster, DeployConfig
+from conf.service import Traffic
 from jobs.train import train
 from serve.app import Application
 from tests.serve.conftest import Served, until

@@ -10,7 +10,7 @@ from cluster import records
 from cluster.reading import read, read_joined
 from cluster.records import FEEDBACK, PREDICTIONS
 from conf.errors import BadInput
-from conf.schema import Records
+from conf.service import Records
 from serve.app import Application
 from serve.deploy import deploy
 from tests.serve.conftest import Served, ask, until

@@ -19,7 +19,7 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from cluster.ports import free_port
-from conf.schema import Traffic
+from conf.service import Traffic
 from serve.inference import BINARY_LENGTH
 from serve.native import ARROW
 from tests.serve.conftest import Served, ask, until

@@ -17,7 +17,8 @@ from cluster.records import Predictions
 from cluster.registry import Registry
 from cluster.segments import SegmentWriter
 from cluster.tracking import connect
-from conf.schema import Cluster, DeployConfig, Serving, Traffic
+from conf.schema import Cluster, DeployConfig
+from conf.service import Serving, Traffic
 from jobs.train import train
 from serve.app import Application
 from serve.shadow import MOST_ROWS, NICE, Compared, Shadow, batches

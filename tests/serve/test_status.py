@@ -10,7 +10,8 @@ from pathlib import Path
 
 import orjson
 
-from conf.schema import StatusConfig, Traffic
+from conf.schema import StatusConfig
+from conf.service import Traffic
 from serve.app import Application
 from serve.snapshots import KEPT_S, MOST, folder, models, read
 from serve.status import status

@@ -10,7 +10,8 @@ from scipy.stats import chi2, chisquare
 
 from cluster.policy import check_traffic
 from conf.compose import compose
-from conf.schema import DeployConfig, Ramp, Traffic
+from conf.schema import DeployConfig
+from conf.service import Ramp, Traffic
 from serve.traffic import assign, weights_at
 
 NAMES = ("champion", "challenger", "shadow", "staging")

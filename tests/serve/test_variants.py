@@ -15,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 
 from cluster.bundle import MANIFEST
-from conf.schema import Ramp, Traffic
+from conf.service import Ramp, Traffic
 from serve.traffic import weights_at
 from serve.variants import Variants
 from tests.serve.conftest import Served, until
