@@ -26,6 +26,7 @@ def ingress() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(OURS),
         "RUNGWAY_HAPROXY": binary,
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",  # within which HAProxy has heard that a replica ends
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",  # an HAProxy that died three periods ago is started anew
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # a line for each request, read by a Python process

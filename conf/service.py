@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Optional
 
-from conf.bounds import whole, within
+from conf.bounds import one_of, whole, within
 
 
 @dataclass
@@ -31,12 +31,36 @@ class Records:
 
 
 @dataclass
+class Scaling:
+    """How many replicas there are, from serving.num_replicas on; without max_replicas just these."""
+
+    max_replicas: Optional[int] = whole(None, ge=1)
+    target_ongoing: float = within(16.0, gt=0.0)  # requests in hand in a replica
+    target_latency_ms: Optional[float] = within(None, gt=0.0)  # 0.9 quantile, slowest replica; null: any
+    up_after_s: float = within(5.0, gt=0.0)  # that more are wanted
+    down_after_s: float = within(300.0, gt=0.0)  # that fewer are wanted
+
+
+@dataclass
+class Isolated:
+    """What each variant's own deployment has under serving.isolation=deployment."""
+
+    num_replicas: int = whole(1, ge=1)
+    cpus: float = within(1.0, gt=0.0)  # of a replica
+    gpus: float = within(0.0, ge=0.0)  # of a replica; above 0 needs ONNX Runtime with CUDA
+
+
+@dataclass
 class Serving:
     """How a registered model is served."""
 
     http: Http = field(default_factory=Http)
     num_replicas: int = whole(1, ge=1)
+    scaling: Scaling = field(default_factory=Scaling)
     cpus_per_replica: float = within(1.0, gt=0.0)
+    gpus_per_replica: float = within(0.0, ge=0.0)  # above 0 needs ONNX Runtime with CUDA
+    isolation: str = one_of("replica", ("replica", "deployment"))  # "deployment": each variant in one of its own
+    isolated: Isolated = field(default_factory=Isolated)
     max_rows: int = whole(1000, ge=1)  # rows in one request
     max_body_mb: float = within(4.0, gt=0.0)
     max_ongoing: int = whole(64, ge=1)  # requests that a replica has in hand at once; more are refused (429)

@@ -28,6 +28,7 @@ from serve.answers import (
 )
 from serve.counts import FAILED, GONE, Counts
 from serve.description import description, docs
+from serve.isolated import Hosts
 from serve.metrics import metrics
 from serve.prediction import Asked, Predicted, Predictor
 from serve.recorder import Recorder
@@ -43,14 +44,15 @@ Handler = Callable[[Scope, Receive], Awaitable[Answer]]
 class Application:
     """Answers, under /<name>: the own protocol, the Open Inference Protocol (/v2) and MLflow's (/invocations)."""
 
-    def __init__(self, cfg: DeployConfig) -> None:
+    def __init__(self, cfg: DeployConfig, hosts: Hosts | None = None) -> None:
+        """Load what the registry says; hosts: where the variants live, None for here."""
         self._cfg, self._access = cfg, Access(cfg.serving.http.token_file)
-        self._variants = Variants(cfg)
+        self._variants = Variants(cfg, hosts)
         self._records = Recorder(cfg, self._variants.live.schema)
         self._shadow = Shadow(cfg, self._variants, self._records.predictions)
         self._predict = Predictor(cfg, self._variants, self._records.predictions, self._shadow)
-        self._counts = Counts()
-        self._snapshots = Snapshots(cfg, self._counts, self._variants, self._records.predictions)
+        self.counts = Counts()
+        self._snapshots = Snapshots(cfg, self.counts, self._variants, self._records.predictions)
         self._most_bytes = int(cfg.serving.max_body_mb * 1e6)
         model = f"/v2/models/{cfg.name}"
         self._routes: dict[str, tuple[str, Handler]] = {
@@ -95,7 +97,7 @@ class Application:
             status = GONE
             raise
         finally:
-            self._counts.add(self._route(path), status, headers, time.perf_counter() - started)
+            self.counts.add(self._route(path), status, headers, time.perf_counter() - started)
 
     async def _answer_or_refuse(self, path: str, scope: Scope, receive: Receive) -> Answer:
         said = inference.error if path.startswith("/v2") else refusal
@@ -146,7 +148,7 @@ class Application:
 
     async def _predicted(self, asked: Asked, scope: Scope) -> Predicted:
         predicted = await self._predict(self._named(asked, scope))
-        self._counts.predicted(predicted)
+        self.counts.predicted(predicted)
         return predicted
 
     async def _native(self, scope: Scope, receive: Receive) -> Answer:

@@ -88,13 +88,21 @@ class Batches(Generic[Model, Item, Result]):
     A run begins in the same turn of the event loop in which its first item came, after the other items of that turn:
     nothing waits for a clock, and an item alone runs alone. Items that come during a run are the next batch.
     run: makes a result, or the error that its item has caused, of each item; called in another thread where it takes
-    long. most_rows: of a batch; an item of more rows runs by itself.
+    as long as long_s. most_rows: of a batch; an item of more rows runs by itself. threads: runs at once of different
+    models.
     """
 
-    def __init__(self, run: Callable[[Model, list[Item]], list[Result | Exception]], most_rows: int) -> None:
-        self._run, self._most_rows = run, most_rows
+    def __init__(
+        self,
+        run: Callable[[Model, list[Item]], list[Result | Exception]],
+        most_rows: int,
+        *,
+        long_s: float = LONG_S,
+        threads: int = 1,
+    ) -> None:
+        self._run, self._most_rows, self._long_s = run, most_rows, long_s
         self._lanes: WeakKeyDictionary[Model, _Lane[Item, Result]] = WeakKeyDictionary()
-        self._thread = ThreadPoolExecutor(1, "batch")
+        self._thread = ThreadPoolExecutor(threads, "batch")
         self.ongoing = 0  # items without a result, of all models
 
     def close(self) -> None:
@@ -124,7 +132,7 @@ class Batches(Generic[Model, Item, Result]):
         if not batch:
             lane.busy = False
             return
-        if lane.size.seconds(sum(each.rows for each in batch)) < LONG_S:
+        if lane.size.seconds(sum(each.rows for each in batch)) < self._long_s:
             self._deliver(batch, self._timed(model, lane, batch))
             self._go_on(model, lane)
             return

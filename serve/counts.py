@@ -40,6 +40,9 @@ class Tally:
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
 
 
+_EMPTY = [0] * (len(BOUNDS) + 1)
+
+
 class Counts:
     """The counts of one replica since it started; added to on its event loop alone, read from any thread."""
 
@@ -70,6 +73,10 @@ class Counts:
         if tally is None:
             tally = self._tallies[key] = Tally(variant, version)
         return tally
+
+    def buckets(self) -> list[int]:
+        """Return the latency buckets so far, of all versions together."""
+        return [sum(counts) for counts in zip(_EMPTY, *(tally.buckets for tally in self.tallies()), strict=True)]
 
     def answered(self) -> list[Answered]:
         """Return the requests so far."""

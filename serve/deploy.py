@@ -24,8 +24,10 @@ def deploy(cfg: DeployConfig) -> str:
     from cluster.storage import storage_path
     from cluster.tokens import kept, said
     from cluster.tracking import connect as connect_tracking
+    from serve.scaling import check_scaling
     from serve.start import check_port, start
 
+    check_scaling(cfg.serving)
     said(cfg.serving.http)  # spoilt tokens end it before anything is changed
     registry = Registry(connect_tracking(cfg.tracking, cfg.cluster))
     check_columns(cfg.serving.records, read_schema(registry.resolve(cfg.name, "champion").folder))

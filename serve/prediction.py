@@ -7,8 +7,10 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cluster.columns import Array, ModelSchema, Raw, joined, raw_from_rows
+from cluster.policy import ALIASES
 from cluster.records import Predictions
 from cluster.segments import SegmentWriter
 from conf.errors import BadInput
@@ -78,7 +80,9 @@ class Predictor:
 
     def __init__(self, cfg: DeployConfig, variants: Variants, log: SegmentWriter[Predictions], shadow: Shadow) -> None:
         self._serving, self._variants, self._log, self._shadow = cfg.serving, variants, log, shadow
-        self._batches = Batches[Variant, _Item, Predicted](self._run, cfg.serving.max_rows)
+        isolated = cfg.serving.isolation == "deployment"  # an answer from elsewhere is waited for in a thread
+        told: dict[str, Any] = {"long_s": 0.0, "threads": len(ALIASES)} if isolated else {}
+        self._batches = Batches[Variant, _Item, Predicted](self._run, cfg.serving.max_rows, **told)
 
     def close(self) -> None:
         """End what batches need."""

@@ -22,7 +22,9 @@ from conf.compose import to_yaml
 from conf.errors import BadInput
 from conf.schema import DeployConfig
 from conf.service import Http, Traffic
-from serve.replica import FALLBACK, fallback_application, model_application
+from serve.fallback import FALLBACK, fallback_application
+from serve.isolated import hosted
+from serve.replica import model_application
 
 ANSWER_S, SETTLED_S = 60.0, 3.0  # SETTLED_S: until replicas have looked again at what was refused before
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -62,6 +64,7 @@ def start(cfg: DeployConfig) -> str:
             _check_tokens(cfg, settings)
     serve.start(http_options=HTTPOptions(host=http.host, port=http.port))
     own = to_yaml(replace(cfg, overrides=[], traffic=Traffic()))  # the policy is the registry's
+    own += " ".join(hosted(cfg))
     wanted = [] if FALLBACK in running else [RunTarget(fallback_application(), FALLBACK, "/")]
     if cfg.name not in running or settings.get(cfg.name) != own:
         wanted.append(RunTarget(model_application(cfg), cfg.name, f"/{cfg.name}"))

@@ -18,6 +18,7 @@ def stop(cfg: StopConfig) -> bool:
     from serve.snapshots import forget, models
 
     if cfg.name is None:
+        _drain(cfg)
         ended = stop_head(cfg.cluster)
         all_over = find_address(cfg.cluster) is None  # another Ray than ours goes on
     else:
@@ -27,6 +28,24 @@ def stop(cfg: StopConfig) -> bool:
         if all_over or model == cfg.name:
             forget(storage, model)
     return ended
+
+
+def _drain(cfg: StopConfig) -> None:
+    """Let the head's replicas answer what they have in hand and write what is left of the records."""
+    import time
+
+    from cluster.background import running_head
+    from cluster.session import connect
+    from cluster.storage import storage_path
+    from serve.snapshots import folder, models, read
+
+    storage, now = storage_path(cfg.cluster), time.time()
+    living = any(one.lives(now) for model in models(storage) for one in read(folder(storage, model), now))
+    if living and running_head(storage) is not None:
+        with connect(cfg.cluster):
+            from ray import serve
+
+            serve.shutdown()
 
 
 def _end(cfg: StopConfig, name: str) -> bool:

@@ -21,6 +21,7 @@ from conf.schema import DeployConfig
 from conf.service import Traffic
 from serve.answers import Refused
 from serve.doubts import Trained
+from serve.isolated import Hosts, IsolatedBundle
 from serve.traffic import weights_at
 
 log = logging.getLogger("ray.serve")
@@ -32,7 +33,7 @@ class Variant:
 
     alias: str
     version: Version
-    bundle: Bundle
+    bundle: Bundle | IsolatedBundle
     trained: Trained
 
     def headers(self, request_id: str) -> dict[str, str]:
@@ -87,6 +88,7 @@ class Variants:
     """Holds `live`, replaced as a whole whenever the registry says something else."""
 
     cfg: DeployConfig
+    hosts: Hosts | None = None  # where variants live that are not held here
     live: Live = field(init=False)
     _stop: threading.Event = field(default_factory=threading.Event)
     _swap: threading.Lock = field(default_factory=threading.Lock)  # of `live`, which two threads replace
@@ -159,11 +161,12 @@ class Variants:
         if old and old.policy == policy and wanted == _numbers(old.variants):
             return old
         kept = [*self._champions, *(old.variants.values() if old else ())]
-        loaded = {variant.version.number: variant for variant in kept}
+        loaded = {self._place(variant.alias, variant.version.number): variant for variant in kept}
         variants = {}
         for alias, number in wanted.items():
-            loaded[number] = loaded.get(number) or self._warmed(number, self._threads)
-            variants[alias] = replace(loaded[number], alias=alias)
+            place = self._place(alias, number)
+            loaded[place] = loaded.get(place) or self._warmed(alias, number, self._threads)
+            variants[alias] = replace(loaded[place], alias=alias)
         if "champion" in variants:
             others = [kept for kept in self._champions if kept.version.number != wanted["champion"]]
             self._champions = [*others[-1:], variants["champion"]]
@@ -200,16 +203,24 @@ class Variants:
         if shape(schema) != shape(self.live.schema):
             bound = f"is version {number}, which takes or gives something else than what answers"
             raise BadInput("traffic.shadow", alias, bound, "train it on the same columns and target")
-        return same or replace(self._warmed(number, 1), alias=alias)
+        return same or self._warmed(alias, number, 1)
 
     @property
     def _threads(self) -> int:
         return max(1, int(self.cfg.serving.cpus_per_replica))
 
-    def _warmed(self, number: int, threads: int) -> Variant:
+    def _place(self, alias: str, number: int) -> tuple[str, int]:
+        """Return what tells loaded bundles apart: aliases share a version where they share a replica."""
+        return ("" if self.hosts is None else alias, number)
+
+    def _warmed(self, alias: str, number: int, threads: int) -> Variant:
         """Load and try a version on its own example rows; raises BadInput where it cannot answer them."""
         version = self._registry.resolve(self.cfg.name, str(number))
-        bundle = Bundle.load(version.folder, threads)
+        bundle = (
+            Bundle.load(version.folder, threads, gpu=self.cfg.serving.gpus_per_replica > 0)
+            if self.hosts is None
+            else self.hosts.load(alias, version)
+        )
         schema, rows = bundle.schema, bundle.example()
         outputs = bundle.predict(raw_from_rows(rows, schema))
         wanted = (len(rows), len(schema.classes) or 1)
@@ -218,7 +229,7 @@ class Variants:
         elif not np.isfinite(outputs).all():
             bound = "answers its example rows with what is no number"
         else:
-            return Variant("", version, bundle, Trained(schema))
+            return Variant(alias, version, bundle, Trained(schema))
         raise BadInput("bundle", str(version.folder), bound, "register the model again")
 
 

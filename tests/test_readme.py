@@ -56,6 +56,7 @@ EXPECTED = [
     ["flights@challenger is version 6", '"predictions":', '"request_id":"first"', '{"accepted":1}', "stopped"],
     ["reproduced: the weights are bitwise the same"],
     ["challenger", "champion", "rows of far_test prove nothing", "mlflow ui", "succeeded", "stopped"],
+    ['rungway_weight{model="flights"', "champion", "shadow", "flights: champion 100%", "stopped"],
     [
         "trials for val_log_loss (min)",
         "best val_log_loss",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from cluster.bundle import Contents, reference, write_bundle
+from cluster.packing import Contents, reference, write_bundle
 from cluster.registry import Registry, Version
 from cluster.tracking import Run, Tracking
 from conf.compose import to_yaml

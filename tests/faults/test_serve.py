@@ -27,9 +27,17 @@ from conf.compose import compose
 from conf.schema import Cluster, TrainConfig
 from jobs.train import train
 from tests.conftest import QUICK
-from tests.faults.serving import HAPROXY, House
+from tests.faults.serving import HAPROXY, House, Load
 
 ROOT = Path(__file__).parents[2]
+
+
+def deploy(house: House, *overrides: str) -> None:
+    call = [sys.executable, "-m", "serve.deploy", "name=houses", f"cluster.storage='{house.storage}'"]
+    call += ["cluster.num_cpus=2", f"serving.http.port={house.port}", "serving.num_replicas=2"]
+    call += ["serving.cpus_per_replica=0.5", "serving.poll_s=0.05", *overrides]
+    made = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stdout + made.stderr
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +50,10 @@ def house(small_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     cfg.cluster = Cluster(storage=str(storage))
     for cfg.seed in (0, 1):
         train(cfg)
-    port = free_port()
-    call = [sys.executable, "-m", "serve.deploy", "name=houses", f"cluster.storage='{storage}'", "cluster.num_cpus=2"]
-    call += [f"serving.http.port={port}", "serving.num_replicas=2", "serving.cpus_per_replica=0.5"]
-    call += ["serving.poll_s=0.05"]
+    house = House(Registry(connect(cfg.tracking, cfg.cluster)), storage, free_port())
     try:
-        made = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert made.returncode == 0, made.stdout + made.stderr
-        yield House(Registry(connect(cfg.tracking, cfg.cluster)), storage, port)
+        deploy(house)
+        yield house
     finally:
         subprocess.run([sys.executable, "-m", "serve.stop", f"cluster.storage='{storage}'"], cwd=ROOT, check=True)
 
@@ -104,17 +108,21 @@ def test_feedback_that_was_acknowledged_before_a_kill_is_all_there_once(house: H
 
 
 def test_changed_versions_answer_whole_and_without_a_failure(house: House) -> None:
-    rows = house.load().rows
-    wanted = {}
-    for number in (1, 2):
-        bundle = Bundle.load(house.registry.resolve("houses", str(number)).folder)
-        wanted[number] = bundle.predict(raw_from_rows(rows, bundle.schema))
     with house.load() as load:
         for i in range(200):
             house.registry.set_alias("houses", "champion", 2 - i % 2)
             load.until(5)
     assert load.failures == []
+    check_answers(house, load)
+
+
+def check_answers(house: House, load: Load) -> None:
+    """Check that both versions answered, and each what it predicts by itself."""
     assert {said["version"] for _, said in load.answers} == {1, 2}
+    wanted = {}
+    for number in (1, 2):
+        bundle = Bundle.load(house.registry.resolve("houses", str(number)).folder)
+        wanted[number] = bundle.predict(raw_from_rows(load.rows, bundle.schema))
     for i, said in load.answers:
         found = list(said["predictions"][0]["probabilities"].values())
         np.testing.assert_allclose(found, wanted[said["version"]][i], atol=1e-5)
@@ -162,3 +170,30 @@ def test_clients_that_never_end_their_request_keep_nobody_waiting(house: House) 
             with contextlib.suppress(ConnectionError):
                 said = connection.recv(1000)
                 assert said.startswith(b"HTTP/1.1 408") or not said
+
+
+def test_a_redeploy_costs_no_answer_and_load_adds_a_replica(house: House) -> None:
+    before = house.replicas()
+    scaling = "serving.scaling={max_replicas:3,target_ongoing:1,up_after_s:0.5}"
+    with house.load(clients=8) as load:
+        load.until(200)
+        deploy(house, scaling)
+        until(lambda: len(now := house.replicas()) == 3 and not set(now) & set(before))
+        until(lambda: house.up() == 3)
+        load.until(200)
+    assert load.failures == []
+
+
+def test_variants_in_deployments_of_their_own_answer_alike_and_are_swapped(house: House) -> None:
+    house.registry.set_alias("houses", "champion", 1)
+    house.registry.set_alias("houses", "challenger", 2)
+    own = ["serving.isolation=deployment", "serving.isolated.cpus=0.25", "serving.cpus_per_replica=0.25"]
+    with house.load() as load:
+        deploy(house, *own, "traffic=ab")
+        load.until(200)
+        house.registry.set_alias("houses", "challenger", 1)
+        until(lambda: house.ask("GET", "/healthz")[1]["variants"] == {"champion": 1, "challenger": 1})
+        load.until(200)
+    assert load.failures == []
+    check_answers(house, load)
+    assert house.pids("ray::ServeReplica:houses:houses-challenger")

@@ -4,8 +4,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from cluster.bundle import reference
 from cluster.columns import ColumnSchema, ModelSchema, raw_from_rows
+from cluster.packing import reference
 from conf.errors import BadInput
 from conf.schema import TrainConfig, Training
 from jobs.data.encode import encode
