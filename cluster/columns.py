@@ -185,13 +185,13 @@ def _numbers_of_rows(rows: Sequence[Mapping[str, object]], schema: ModelSchema) 
         block = np.array(values, dtype=np.float64)  # None becomes NaN
     except OverflowError:
         return {}
-    if (np.abs(block) > _LARGEST).any():
+    if (np.abs(block) > LARGEST).any():
         return {}
     return dict(zip(names, block.astype(np.float32).reshape(len(names), len(rows), 1), strict=True))
 
 
 _NUMBERS = {int, float, type(None)}
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def raw_from_columns(columns: Mapping[str, object], schema: ModelSchema) -> Raw:

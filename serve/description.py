@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.columns import ColumnSchema, ModelSchema
+from cluster.columns import LARGEST, ColumnSchema, ModelSchema
 from conf.errors import BadInput, nearest
 from conf.schema import DeployConfig
 from serve.access import OPEN, enough, role_of
@@ -24,17 +24,20 @@ _PAGE = """<!DOCTYPE html>
 </html>
 """
 _JSON_TYPES: dict[str, dict[str, Any]] = {
-    "number": {"type": "number", "nullable": True},
-    "boolean": {"type": "boolean", "nullable": True},
+    "number": {"type": "number", "nullable": True, "minimum": -LARGEST, "maximum": LARGEST},
+    "boolean": {"anyOf": [{"type": "boolean", "nullable": True}, {"type": "number", "enum": [0, 1]}]},
     "category": {"anyOf": [{"type": "string", "nullable": True}, {"type": "number"}, {"type": "boolean"}]},
-    "time": {"type": "string", "format": "date-time", "nullable": True},
+    "time": {"anyOf": [{"type": "string", "format": "date-time", "nullable": True}, {"type": "number"}]},
     "text": {"type": "string", "nullable": True},
 }
+MOST_VERSIONS = 10**9 - 1  # what a path of the application may say
 _REFUSALS = {
     "400": "The body cannot be read.",
     "413": "The body or its rows are too many.",
     "415": "The content type is not taken here.",
     "422": "A value does not fit; the sentence says which.",
+    "429": "Too many requests are in hand; come again after `retry-after` seconds.",
+    "503": "It cannot be answered, or kept, now or in the time allowed; come again after `retry-after` seconds.",
 }
 
 
@@ -52,13 +55,18 @@ def docs(name: str) -> Answer:
 def description(cfg: DeployConfig, schema: ModelSchema) -> dict[str, Any]:
     """Return the OpenAPI 3.0 description (what the page can show) of one application."""
     model = f"/v2/models/{cfg.name}"
-    number = {"name": "version", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 1}}
+    number = {
+        "name": "version",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1, "maximum": MOST_VERSIONS},
+    }
     infer = _post("Open Inference Protocol", _infer(schema), {"$ref": "#/components/schemas/InferAnswer"}, oip=True)
-    described = _get("Inputs and outputs", {"type": "object"})
+    described, ready = (_get(said, {"type": "object"}) for said in ("Inputs and outputs", "Readiness of the model"))
     paths: dict[str, Any] = {
         "/predict": {"post": _post("Predict rows or columns", _predict(cfg, schema), _answer(schema), arrow=True)},
         "/feedback": {"post": _post("Say what became of a prediction", _feedback(schema), _accepted())},
-        "/invocations": {"post": _post("MLflow's scoring protocol", _mlflow(schema), _mlflow_answer(schema))},
+        "/invocations": {"post": _post("MLflow's scoring protocol", _mlflow(cfg, schema), _mlflow_answer(schema))},
         "/healthz": {"get": _get("What is live", {"type": "object"})},
         "/readyz": {"get": _get("Whether it answers", {"type": "object"})},
         "/metrics": {"get": _get_text("What all replicas counted, for Prometheus")},
@@ -66,10 +74,11 @@ def description(cfg: DeployConfig, schema: ModelSchema) -> dict[str, Any]:
         "/v2/health/live": {"get": _get("Liveness", {"type": "object"})},
         "/v2/health/ready": {"get": _get("Readiness", {"type": "object"})},
         model: {"get": described},
-        f"{model}/ready": {"get": _get("Readiness of the model", {"type": "object"})},
+        f"{model}/ready": {"get": ready},
         f"{model}/infer": {"post": infer},
-        f"{model}/versions/{{version}}": {"get": described, "parameters": [number]},
-        f"{model}/versions/{{version}}/infer": {"post": infer, "parameters": [number]},
+        f"{model}/versions/{{version}}": {"get": _of_version(described), "parameters": [number]},
+        f"{model}/versions/{{version}}/ready": {"get": _of_version(ready), "parameters": [number]},
+        f"{model}/versions/{{version}}/infer": {"post": _of_version(infer), "parameters": [number]},
     }
     said = {
         "openapi": "3.0.3",
@@ -162,12 +171,14 @@ def _accepted() -> dict[str, Any]:
     return _object({"accepted": {"type": "integer"}})
 
 
-def _mlflow(schema: ModelSchema) -> dict[str, Any]:
+def _mlflow(cfg: DeployConfig, schema: ModelSchema) -> dict[str, Any]:
+    most = cfg.serving.max_rows
     names = [column.name for column in schema.columns]
     cells = {"type": "array", "items": {}, "minItems": len(names), "maxItems": len(names)}
-    split = _object({"columns": {"enum": [names]}, "data": _list(cells)})
-    inputs = _object({column.name: _list(_column(column)) for column in schema.columns}, closed=True)
-    forms = {"dataframe_split": split, "dataframe_records": _list(_row()), "instances": _list(_row()), "inputs": inputs}
+    split = _object({"columns": {"enum": [names]}, "data": _list(cells, most)})
+    inputs = _object({column.name: _list(_column(column), most) for column in schema.columns}, closed=True)
+    rows = _list(_row(), most)
+    forms = {"dataframe_split": split, "dataframe_records": rows, "instances": rows, "inputs": inputs}
     return {"oneOf": [_object({form: said}, closed=True) for form, said in forms.items()]}
 
 
@@ -188,6 +199,11 @@ def _infer(schema: ModelSchema) -> dict[str, Any]:
 
 def _get(summary: str, answer: dict[str, Any]) -> dict[str, Any]:
     return {"summary": summary, "responses": {"200": _response("The answer.", answer)}}
+
+
+def _of_version(operation: dict[str, Any]) -> dict[str, Any]:
+    missing = _response("The version is not served.", {"$ref": "#/components/schemas/InferError"})
+    return {**operation, "responses": {**operation["responses"], "404": missing}}
 
 
 def _get_text(summary: str) -> dict[str, Any]:

@@ -7,13 +7,18 @@ import logging
 import socket
 import time
 import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 from urllib.error import URLError
 
+import ray
 from omegaconf import OmegaConf
 from ray import serve
 from ray.serve import RunTarget
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import HTTPOptions
 
 from cluster.storage import storage_path
@@ -62,9 +67,8 @@ def start(cfg: DeployConfig) -> str:
         _check_address(http, settings)
         if cfg.name in running:
             _check_tokens(cfg, settings)
-    serve.start(http_options=HTTPOptions(host=http.host, port=http.port))
     own = to_yaml(replace(cfg, overrides=[], traffic=Traffic()))  # the policy is the registry's
-    own += " ".join(hosted(cfg))
+    own += f"# in deployments of their own: {' '.join(hosted(cfg))}\n"
     wanted = [] if FALLBACK in running else [RunTarget(fallback_application(), FALLBACK, "/")]
     if cfg.name not in running or settings.get(cfg.name) != own:
         wanted.append(RunTarget(model_application(cfg), cfg.name, f"/{cfg.name}"))
@@ -72,11 +76,31 @@ def start(cfg: DeployConfig) -> str:
         limit = storage_path(cfg.cluster) / "serving" / cfg.name / "max_ongoing"  # HAProxy's configuration reads it
         limit.parent.mkdir(parents=True, exist_ok=True)
         limit.write_text(str(cfg.serving.max_ongoing))
-        serve.run_many(wanted)
+        with _proxies_starting(HTTPOptions(host=http.host, port=http.port)):
+            serve.run_many(wanted)
     record.write_text(json.dumps({**settings, "host": http.host, "port": http.port, cfg.name: own}))
     url = f"http://{http.host}:{http.port}/{cfg.name}"
     _wait_for_answer(f"{url}/healthz", cfg)
     return url
+
+
+@contextmanager
+def _proxies_starting(options: HTTPOptions) -> Iterator[None]:
+    """Start Serve; go on as soon as its controller is there, while its proxies start, and end when all are."""
+    with ThreadPoolExecutor(1) as pool:
+        started = pool.submit(serve.start, http_options=options)
+        while not (started.done() or _controller_is_there()):
+            time.sleep(0.05)
+        yield
+        started.result()
+
+
+def _controller_is_there() -> bool:
+    try:
+        ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_address(http: Http, settings: dict[str, Any]) -> None:
