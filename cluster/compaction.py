@@ -74,6 +74,8 @@ def due(paths: list[Path], closed: bool, now_ns: int) -> list[Path]:
         if (size := _size(path)) is None or size >= ENOUGH:
             continue
         one = Segment.of(path)
+        if not one.shape:
+            continue
         hour = one.written // HOUR_NS
         level = -1 if closed or hour < open_hour else one.level
         groups[one.shape, 0 if closed else hour, level].append(path)
@@ -124,7 +126,7 @@ class Compactor:
                 try:
                     self.look(top)
                     self._why = ""
-                except (OSError, pa.ArrowException) as error:  # a full disk, say: nothing is lost, it is tried again
+                except Exception as error:  # a full disk, say: nothing is lost, it is tried again
                     if str(error) != self._why:
                         log.warning("segments under %s are not merged; %s", top, error)
                     self._why = str(error)

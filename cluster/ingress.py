@@ -31,6 +31,7 @@ def ingress() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # a line for each request, read by a Python process
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # between two packets of a request
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "120",  # until a replica that neither answers nor dies is given up
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port(8500)),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port(9500)),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(8404)),

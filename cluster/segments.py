@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 import time
 import uuid
@@ -19,6 +20,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 SUFFIX, UNFINISHED = ".parquet", ".unfinished"
+_NAME = re.compile(r"(?:\d{20}-\d+-[0-9a-f]{8}-)?[0-9a-f]{32}\.parquet")  # once they had but their own name
 
 
 class Record(Protocol):
@@ -59,7 +61,9 @@ class Segment:
 
     @classmethod
     def of(cls, path: Path) -> Segment:
-        """Read the name of a segment's file."""
+        """Read the name of a segment's file; of the oldest, which say no more, the shape is not known: ""."""
+        if "-" not in path.stem:
+            return cls(0, 0, "", path.stem)
         written, level, shape, own = path.stem.split("-")
         return cls(int(written), int(level), shape, own)
 
@@ -75,9 +79,12 @@ def days(top: Path) -> list[Path]:
 
 
 def segments(day: Path) -> list[Path]:
-    """Return a day's finished segments, the oldest first; none where the day has been deleted."""
+    """Return a day's finished segments, the oldest first; none where the day has been deleted.
+
+    A file of any other name is left alone.
+    """
     try:
-        return sorted(path for path in day.iterdir() if path.suffix == SUFFIX)
+        return sorted(path for path in day.iterdir() if _NAME.fullmatch(path.name))
     except FileNotFoundError:
         return []
 

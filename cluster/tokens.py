@@ -119,9 +119,9 @@ def kept(http: Http, storage: Path, name: str) -> Path | None:
     return unfinished.rename(path)
 
 
-def forget(storage: Path, name: str | None = None) -> None:
-    """Remove what `kept` has written for an application that has ended; None: for all."""
-    for path in storage.glob("serving/*/tokens") if name is None else [_of_environment(storage, name)]:
+def forget(storage: Path) -> None:
+    """Remove what `kept` has written for applications that have ended."""
+    for path in storage.glob("serving/*/tokens"):
         path.unlink(missing_ok=True)
 
 

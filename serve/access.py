@@ -80,6 +80,10 @@ class Access:
         bound = f"is not for a token of the role {' or '.join(sorted(roles))}"
         raise Refused(403, BadInput("path", scope["path"], bound, f"use a token of the role {enough(role)}"))
 
+    def is_admin(self, scope: Scope) -> bool:
+        """Tell whether the request may be told all: it shows an admin's token, or none is asked for."""
+        return self._path is None or ADMIN in self._roles(scope)
+
     def variant(self, scope: Scope) -> str:
         """Return the alias that a tester wants to be answered by, "" for none; raises Refused (403) for others."""
         alias = header(scope, b"x-variant")

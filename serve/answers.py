@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
+BODY_S = 10.0  # for a body to come
 _AGAIN = (429, 503)  # with which a client may ask again, after a second
 
 
@@ -62,16 +64,23 @@ def _header_value(text: str) -> bytes:
 
 
 async def read_body(receive: Receive, most_bytes: int) -> bytes:
-    """Return the request's body; raises Refused with 413 where it is too large."""
+    """Return the request's body; raises Refused where it is too large (413), too slow (408) or cut (400)."""
     chunks, size, more = [], 0, True
-    while more:
-        message = await receive()
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        more = message.get("more_body", False) and message["type"] == "http.request"
-        if size > most_bytes:
-            bound = f"is larger than {most_bytes:,} bytes"
-            raise Refused(413, BadInput("body", None, bound, "send fewer rows at once"))
+    try:
+        async with asyncio.timeout(BODY_S):
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Refused(400, BadInput("body", None, "ended before its end", "send all of it"))
+                chunks.append(message.get("body", b""))
+                size += len(chunks[-1])
+                more = message.get("more_body", False)
+                if size > most_bytes:
+                    bound = f"is larger than {most_bytes:,} bytes"
+                    raise Refused(413, BadInput("body", None, bound, "send fewer rows at once"))
+    except TimeoutError as error:
+        why = BadInput("body", None, f"did not come within {BODY_S:g} s", "send it faster, or less at once")
+        raise Refused(408, why) from error
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -36,7 +37,9 @@ from serve.shadow import Shadow
 from serve.snapshots import Snapshots
 from serve.variants import Variants
 
-LONGEST_MS = 3_600_000
+log = logging.getLogger("ray.serve")
+
+LONGEST_MS, LONGEST_ID = 3_600_000, 256
 JSON, CSV, BINARY = "application/json", "text/csv", "application/octet-stream"
 Handler = Callable[[Scope, Receive], Awaitable[Answer]]
 
@@ -107,6 +110,10 @@ class Application:
             return said(refused)
         except BadInput as why:
             return said(Refused(422, why))
+        except Exception as error:
+            log.exception("%s: a request to %s failed", self._cfg.name, self._route(path), exc_info=error)
+            bound = "failed in a way that nobody foresaw"
+            return said(Refused(FAILED, BadInput("request", None, bound, "the replica's log has the reason")))
 
     def _route(self, path: str) -> str:
         """Return the route of a path for its count: few, whatever clients ask for."""
@@ -143,6 +150,9 @@ class Application:
         """
         unit = header(scope, b"x-unit-id") or asked.unit
         request_id = asked.request_id or header(scope, b"x-request-id")
+        for key, said in (("unit", unit), ("request_id", request_id)):
+            if len(said) > LONGEST_ID:
+                raise BadInput(key, said[:60], f"is longer than {LONGEST_ID} characters", "give a shorter one")
         variant, timeout_s = self._access.variant(scope), _timeout_s(scope)
         return replace(asked, unit=unit, request_id=request_id, variant=variant, timeout_s=timeout_s)
 
@@ -154,7 +164,7 @@ class Application:
     async def _native(self, scope: Scope, receive: Receive) -> Answer:
         kind = content_type(scope, JSON, native.ARROW)
         body = await read_body(receive, self._most_bytes)
-        asked = native.read(read_json(body)) if kind == JSON else native.read_arrow(body)
+        asked = native.read(read_json(body)) if kind == JSON else native.read_arrow(body, self._cfg.serving.max_rows)
         predicted = await self._predicted(asked, scope)
         return (native.write if kind == JSON else native.write_arrow)(predicted, self._cfg.name)
 
@@ -176,8 +186,13 @@ class Application:
         body = read_json(await read_body(receive, self._most_bytes))
         return Answer({"accepted": await feedback.accept(body, self._variants.live.schema, self._records.feedback)})
 
-    async def _health(self, _scope: Scope, _receive: Receive) -> Answer:
-        live = self._variants.live
+    async def _health(self, scope: Scope, _receive: Receive) -> Answer:
+        """Say what is live; reasons, which may name paths and hosts, to an admin alone."""
+        live, admin = self._variants.live, self._access.is_admin(scope)
+
+        def told(why: object) -> object:
+            return why if admin or not why else "an admin's token is told why"
+
         return Answer(
             {
                 "status": "ok",
@@ -186,10 +201,10 @@ class Application:
                 "weights": live.weights,
                 "policy": asdict(live.policy),
                 "variants": {alias: variant.version.number for alias, variant in live.variants.items()},
-                "shadow": self._shadow.counts(),
-                "refused": "; ".join(filter(None, (self._variants.refused, self._access.refused))),
+                "shadow": {alias: {**of, "why": told(of["why"])} for alias, of in self._shadow.counts().items()},
+                "refused": told("; ".join(filter(None, (self._variants.refused, self._access.refused)))),
                 "log_dropped": self._records.predictions.dropped,
-                "log_failure": self._records.predictions.failure,
+                "log_failure": told(self._records.predictions.failure),
             }
         )
 

@@ -158,10 +158,9 @@ class Batches(Generic[Model, Item, Result]):
         items = [each.item for each in batch]
         try:
             results = self._run(model, items)
-        except Exception as error:  # an item must not fail because of another
-            results = [self._alone(model, item) for item in items] if len(items) > 1 else [error]
-        else:
             lane.size.ran(sum(each.rows for each in batch), time.perf_counter() - started)
+        except Exception as error:  # an item must not fail because of another
+            return [self._alone(model, item) for item in items] if len(items) > 1 else [error]
         return results
 
     def _alone(self, model: Model, item: Item) -> Result | Exception:

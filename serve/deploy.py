@@ -25,8 +25,9 @@ def deploy(cfg: DeployConfig) -> str:
     from cluster.tokens import kept, said
     from cluster.tracking import connect as connect_tracking
     from serve.scaling import check_scaling
-    from serve.start import check_port, start
+    from serve.start import check_name, check_port, start
 
+    check_name(cfg.name)
     check_scaling(cfg.serving)
     said(cfg.serving.http)  # spoilt tokens end it before anything is changed
     registry = Registry(connect_tracking(cfg.tracking, cfg.cluster))

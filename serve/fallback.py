@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from functools import lru_cache
 
 from ray import serve
 
@@ -10,14 +12,20 @@ from conf.errors import BadInput, nearest
 from serve.answers import Receive, Refused, Scope, Send, refusal, send
 
 FALLBACK = "rungway"
+ASKED_S = 1.0
+
+
+@lru_cache(1)
+def _served(_moment: int) -> list[str]:
+    """Return the names that are served; asked of Serve's controller once in a moment, however many ask here."""
+    return [name for name in serve.status().applications if name != FALLBACK]
 
 
 async def unknown(scope: Scope, _receive: Receive, respond: Send) -> None:
     """Answer 404 for whatever no served model has (ASGI)."""
     if scope["type"] != "http":
         return
-    status = await asyncio.to_thread(serve.status)
-    names = [name for name in status.applications if name != FALLBACK]
+    names = await asyncio.to_thread(_served, int(time.monotonic() / ASKED_S))
     said = str(scope["path"]).strip("/").split("/")[0]
     why = BadInput("model", said, "is not served", nearest(said, names))
     await send(refusal(Refused(404, why)), respond)

@@ -20,6 +20,9 @@ async def accept(body: dict[str, Any], schema: ModelSchema, kept: SegmentWriter[
     Raises BadInput naming the place of a mistake, with nothing kept, and Refused (503) where the disk takes none.
     """
     given = body.get("feedback", [body])
+    if "feedback" in body and len(body) > 1:
+        unknown = sorted(set(body) - {"feedback"})[0]
+        raise BadInput(unknown, None, "is not a field beside feedback", "send it with each of its items, or not at all")
     if not isinstance(given, list) or not given or not all(isinstance(item, dict) for item in given):
         raise BadInput("feedback", None, "is not a list of objects", 'send {"request_id": ..., "label": ...}')
     truths = [_truth(item, i, schema) for i, item in enumerate(given)]
@@ -29,7 +32,7 @@ async def accept(body: dict[str, Any], schema: ModelSchema, kept: SegmentWriter[
     try:
         await asyncio.wrap_future(kept.append_durably(Feedback(ids, rows, time.time(), labels, values)))
     except OSError as error:
-        why = BadInput("feedback", None, f"cannot be kept ({error})", "send it again later")
+        why = BadInput("feedback", None, f"cannot be kept ({error.strerror or error})", "send it again later")
         raise Refused(503, why) from error
     return len(given)
 

@@ -67,7 +67,7 @@ def read(body: bytes, json_length: str, version: int | None) -> Infer:
 
     json_length: the header BINARY_LENGTH, "" where all of the body is JSON.
     """
-    if json_length and not (json_length.isdecimal() and int(json_length) <= len(body)):
+    if json_length and not (json_length.isdecimal() and len(json_length) < 12 and int(json_length) <= len(body)):
         raise Refused(
             400, BadInput(BINARY_LENGTH, json_length, "is no length within the body", "say the JSON's length")
         )

@@ -49,16 +49,16 @@ class Host:
         return await asyncio.to_thread(lambda: self._bundle(number).predict(raw))
 
     def _bundle(self, number: int) -> Bundle:
+        if (bundle := self._bundles.get(number)) is not None:  # without the lock: what answers waits for no load
+            return bundle
         with self._loading:
-            bundle = self._bundles.pop(number, None)
-            if bundle is None:
+            if number not in self._bundles:
                 isolated = self._cfg.serving.isolated
                 version = self._registry.resolve(self._cfg.name, str(number))
                 bundle = Bundle.load(version.folder, max(1, int(isolated.cpus)), gpu=isolated.gpus > 0)
-            self._bundles[number] = bundle
-            for old in list(self._bundles)[:-KEPT]:
-                del self._bundles[old]
-            return bundle
+                kept = list(self._bundles.items())[1 - KEPT :]
+                self._bundles = dict([*kept, (number, bundle)])
+            return self._bundles[number]
 
 
 class IsolatedBundle:

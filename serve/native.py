@@ -47,10 +47,21 @@ def write(predicted: Predicted, model: str) -> Answer:
     return Answer(said, headers=predicted.headers)
 
 
-def read_arrow(body: bytes) -> Asked:
-    """Read an Arrow IPC stream with a column for each input; raises BadInput where it is none, or does not fit."""
+def read_arrow(body: bytes, most_rows: int) -> Asked:
+    """Read an Arrow IPC stream with a column for each input; raises BadInput where it is none, or does not fit.
+
+    Rows are counted before they are converted: a column of nulls takes no bytes for them.
+    """
+    batches, rows = list[pa.RecordBatch](), 0
     try:
-        table = ipc.open_stream(body).read_all()
+        with ipc.open_stream(body) as stream:
+            for batch in stream:
+                batches.append(batch)
+                rows += batch.num_rows
+                if rows > most_rows:
+                    bound = f"are more than serving.max_rows={most_rows}"
+                    raise Refused(413, BadInput("rows", rows, bound, "send fewer at once"))
+            table = pa.Table.from_batches(batches, stream.schema)
         table.validate(full=True)  # offsets beyond a buffer would end the process when they are read
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         why = BadInput("body", None, f"is no Arrow stream ({str(error).splitlines()[0]})", "send an IPC stream")

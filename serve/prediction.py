@@ -101,6 +101,8 @@ class Predictor:
         with AnsweredBy(variant, request_id):
             raw = asked.raw(variant.bundle.schema) if callable(asked.raw) else asked.raw
             rows, most = len(next(iter(raw.values())) if isinstance(raw, dict) else raw), self._serving.max_rows
+            if not rows:
+                raise BadInput("rows", 0, "are none", "give at least one")
             if rows > most:
                 bound = f"are more than serving.max_rows={most}"
                 raise Refused(413, BadInput("rows", rows, bound, "send fewer at once"))

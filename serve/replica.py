@@ -33,10 +33,10 @@ class Model:
         """Tell Serve what it scales by, besides the requests in hand."""
         return self._latency()
 
-    def __del__(self) -> None:
-        """Write what is left of the records when Serve ends the replica."""
+    async def __del__(self) -> None:
+        """Write what is left of the records when Serve ends the replica (it awaits this)."""
         if hasattr(self, "_application"):
-            self._application.close()
+            await asyncio.to_thread(self._application.close)  # whose threads may wait for the event loop
 
 
 def model_application(cfg: DeployConfig) -> serve.Application:

@@ -10,6 +10,7 @@ import io
 import json
 from typing import Any
 
+import orjson
 import pyarrow as pa
 from pyarrow import csv
 
@@ -49,7 +50,8 @@ def parse(body: bytes) -> dict[str, Any]:
             raise
     try:
         said = json.loads(body, parse_constant=_missing)
-    except (ValueError, RecursionError) as error:
+        orjson.dumps(said)  # as strict as elsewhere: halves of surrogate pairs are no text
+    except (ValueError, TypeError, RecursionError) as error:
         raise Refused(400, BadInput("body", None, f"is not JSON ({error})", "send a JSON object")) from error
     if not isinstance(said, dict):
         raise Refused(400, BadInput("body", None, "is not a JSON object", f"give one of {', '.join(FORMS)}"))
@@ -80,13 +82,17 @@ def write(predicted: Predicted) -> Answer:
 
 def _of_split(said: Any) -> Rows:
     columns, data = (said.get(key) for key in ("columns", "data")) if isinstance(said, dict) else (None, None)
-    if not isinstance(columns, list) or not isinstance(data, list) or not data:
+    if not isinstance(columns, list) or not isinstance(data, list) or not data or not _are_names(columns):
         raise BadInput("dataframe_split", None, "has not columns and data", 'give {"columns": [...], "data": [[...]]}')
     for i, row in enumerate(data):
         if not isinstance(row, list) or len(row) != len(columns):
             raise BadInput(f"dataframe_split.data[{i}]", None, f"has not {len(columns)} values", "give one per column")
 
     return [dict(zip(columns, row, strict=True)) for row in data]
+
+
+def _are_names(columns: list[Any]) -> bool:
+    return all(isinstance(name, str) for name in columns) and len(set(columns)) == len(columns)
 
 
 def _plain(value: Any) -> Any:

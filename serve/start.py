@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import re
 import socket
 import time
 import urllib.request
@@ -22,7 +24,7 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import HTTPOptions
 
 from cluster.storage import storage_path
-from cluster.tokens import KEY, VARIABLE
+from cluster.tokens import ADMIN, KEY, VARIABLE, bearer, said
 from conf.compose import to_yaml
 from conf.errors import BadInput
 from conf.schema import DeployConfig
@@ -32,7 +34,15 @@ from serve.isolated import hosted
 from serve.replica import model_application
 
 ANSWER_S, SETTLED_S = 60.0, 3.0  # SETTLED_S: until replicas have looked again at what was refused before
-LOCAL = ("127.0.0.1", "localhost", "::1")
+LOCAL = ("127.0.0.1", "localhost")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def check_name(name: str) -> None:
+    """Raise BadInput for a name that is no part of a path, of a folder and of HAProxy's configuration."""
+    if not _NAME.fullmatch(name) or name == FALLBACK:
+        bound = "cannot be served under its name" if name != FALLBACK else "is the name of what answers at the root"
+        raise BadInput("name", name, bound, "register the model under letters, digits, dots, _ and -")
 
 
 def check_port(http: Http) -> None:
@@ -43,7 +53,10 @@ def check_port(http: Http) -> None:
         try:
             probe.bind((http.host, http.port))
         except OSError as error:
-            raise BadInput("serving.http.port", http.port, "is taken", "give another port") from error
+            if error.errno == errno.EADDRINUSE:
+                raise BadInput("serving.http.port", http.port, "is taken", "give another port") from error
+            bound = f"cannot be listened on ({error.strerror or error})"
+            raise BadInput("serving.http.host", http.host, bound, f"use {LOCAL[0]}") from error
 
 
 def _check_host(http: Http) -> None:
@@ -136,18 +149,23 @@ def end(name: str) -> bool:
 def _wait_for_answer(url: str, cfg: DeployConfig) -> None:
     """Wait until the application answers, with this policy."""
     begun, why, policy = time.monotonic(), "another policy is live", asdict(cfg.traffic)
+    shown = bearer(said(cfg.serving.http), ADMIN)
     while time.monotonic() < begun + ANSWER_S:
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                said = json.load(answer)
+            with urllib.request.urlopen(urllib.request.Request(url, headers=shown), timeout=5) as answer:
+                health = json.load(answer)
         except (URLError, ConnectionError, TimeoutError, ValueError) as error:
             why = str(error)
         else:
-            if said["policy"] == policy and set(said["shadow"]) == set(cfg.traffic.shadow) and not said["refused"]:
+            if (
+                health["policy"] == policy
+                and set(health["shadow"]) == set(cfg.traffic.shadow)
+                and not health["refused"]
+            ):
                 return
             seen = time.monotonic() > begun + 2 * cfg.serving.poll_s + SETTLED_S
-            if said["refused"] and seen:  # before, it may be about what was
-                raise BadInput("serving", url, said["refused"], "mend that; the previous variants keep answering")
+            if health["refused"] and seen:  # before, it may be about what was
+                raise BadInput("serving", url, health["refused"], "mend that; the previous variants keep answering")
         time.sleep(0.05)
     bound = f"did not answer as asked within {ANSWER_S:g} s ({why})"
     raise BadInput("serving", url, bound, "see the head's log under the storage path")

@@ -35,13 +35,14 @@ def _drain(cfg: StopConfig) -> None:
     import time
 
     from cluster.background import running_head
-    from cluster.session import connect
+    from cluster.session import connect, find_address
     from cluster.storage import storage_path
     from serve.snapshots import folder, models, read
 
     storage, now = storage_path(cfg.cluster), time.time()
     living = any(one.lives(now) for model in models(storage) for one in read(folder(storage, model), now))
-    if living and running_head(storage) is not None:
+    head = running_head(storage)
+    if living and head is not None and find_address(cfg.cluster) == head.address:  # and no other Ray than ours
         with connect(cfg.cluster):
             from ray import serve
 

@@ -121,7 +121,7 @@ class Chain:
         requests = real_rows(cfg.dataset, cfg.split, cfg.requests, cfg.seed)
         url, tag = f"http://{http.host}:{http.port}/{self.name}", uuid.uuid4().hex[:8]
         latencies = send(url, requests, tag, shown, self._tokens)
-        records = collect(storage, self.name, latencies)
+        records = collect(storage, self.name, latencies, list(cfg.traffic.shadow))
         shown.done(f"{records.num_rows} predictions and their feedback recorded")
         return by_variant(records, data.schema, latencies, cfg.resamples, cfg.confidence)
 

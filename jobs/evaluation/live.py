@@ -68,12 +68,20 @@ def _check(answer: httpx.Response) -> None:
         raise BadInput("serving", str(answer.url), f"answered {answer.status_code} ({why})", "see the head's log")
 
 
-def collect(storage: Path, name: str, latencies: dict[str, float]) -> pa.Table:
-    """Return the records of these requests with their feedback; waits until all have reached the disk."""
-    wanted = pa.array(list(latencies))
+def collect(storage: Path, name: str, latencies: dict[str, float], shadows: list[str]) -> pa.Table:
+    """Return the records of these requests with their feedback; waits until all have reached the disk.
+
+    shadows: aliases that answered nobody, and are left out.
+    """
+    wanted, unanswered = pa.array(list(latencies)), pa.array(shadows, pa.string())
     deadline = time.monotonic() + RECORDED_S
     while True:
-        tables = [table.filter(pc.is_in(table["request_id"], wanted)) for table in read_joined(storage, name)]
+        tables = [
+            table.filter(
+                pc.and_(pc.is_in(table["request_id"], wanted), pc.invert(pc.is_in(table["variant"], unanswered)))
+            )
+            for table in read_joined(storage, name)
+        ]
         tables = [table for table in tables if table.num_rows]  # of other requests' models perhaps, with other columns
         found = pa.concat_tables(tables) if tables else None
         if found is not None and found.num_rows >= len(latencies):

@@ -89,8 +89,6 @@ def test_the_environments_tokens_are_handed_on_as_a_file_of_this_user_alone(tmp_
     own = write(tmp_path / "own", f"admin {'a' * 16}")
     monkeypatch.chdir(tmp_path)
     assert tokens.kept(Http(token_file="own"), tmp_path, "houses") == own  # what is said goes before the environment
-    tokens.forget(tmp_path, "flats")
-    assert path.exists()
     tokens.forget(tmp_path)
     assert not path.exists()
     for spoilt in ("", "admin short"):

@@ -74,9 +74,10 @@ def kill_one_replica(house: House) -> None:
     until(lambda: house.up() == 2)
 
 
-def test_a_killed_replica_costs_no_answer(house: House) -> None:
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_killed_replica_costs_no_answer(house: House, kills: int) -> None:
     with house.load() as load:
-        for _ in range(2):
+        for _ in range(kills):
             load.until(200)
             kill_one_replica(house)
             load.until(200)

@@ -174,10 +174,11 @@ def test_a_spoilt_new_file_leaves_the_tokens_that_were(guarded: Served, tmp_path
     path = tmp_path / "my tokens"
     caplog.set_level(logging.DEBUG)
     monkeypatch.setattr(access.log, "propagate", True)
+    admin = shown(SECRETS["admin"])
     for spoil, sentence in SPOILT:
         spoil(path)
-        until(lambda wanted=sentence: wanted in guarded.ask("GET", "/healthz").json()["refused"])
-        assert str(tmp_path) not in guarded.ask("GET", "/healthz").text  # it is open
+        until(lambda wanted=sentence: wanted in guarded.ask("GET", "/healthz", headers=admin).json()["refused"])
+        assert guarded.ask("GET", "/healthz").json()["refused"] == "an admin's token is told why"  # it is open
         assert guarded.ask("GET", "/v2", headers=shown(SECRETS["predict"])).status_code == 200
         assert sentence in caplog.text
         mend(path)

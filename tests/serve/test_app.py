@@ -4,9 +4,11 @@ import hashlib
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import ipc
 
 from cluster import reading, records
 from cluster.bundle import Bundle
@@ -17,6 +19,7 @@ from conf.schema import Cluster, DeployConfig
 from conf.service import Traffic
 from jobs.train import train
 from serve.app import Application
+from serve.native import ARROW
 from tests.serve.conftest import Served, until
 
 JSON = {"content-type": "application/json"}
@@ -114,6 +117,18 @@ def test_it_follows_the_registry_and_refuses_a_bundle_that_was_changed(served, h
     assert served.ask("GET", "/healthz").json()["refused"] == ""
 
 
+HALF = b'{"instances":[{"a":NaN,"b":"\\ud800"}]}'  # of a surrogate pair
+
+
+def nulls(row) -> bytes:
+    """Return a stream of a million rows of nulls, which takes no more bytes than one row."""
+    table = pa.table({name: pa.nulls(2**20) for name in row})
+    sink = pa.BufferOutputStream()
+    with ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return bytes(sink.getvalue())
+
+
 def mistakes(row):
     return [
         (400, "POST", "/predict", {"content": b"{", "headers": JSON}, "is not JSON"),
@@ -137,9 +152,22 @@ def mistakes(row):
         (400, "POST", "/predict", {"content": b""}, "is not JSON"),
         (422, "POST", "/predict", {"json": {"rows": [row], "unit": 7}}, "unit"),
         (422, "POST", "/predict", {"json": {"rows": [row], "weight": 7}}, "is not a field of a request"),
+        (422, "POST", "/predict", {"json": {"rows": [row], "request_id": "r" * 300}}, "longer than 256 characters"),
+        (422, "POST", "/predict", {"json": {"rows": [row]}, "headers": {"x-unit-id": "u" * 300}}, "longer than 256"),
+        (422, "POST", "/invocations", {"json": {"inputs": {name: [] for name in row}}}, "rows: 0 are none"),
+        (
+            422,
+            "POST",
+            "/invocations",
+            {"json": {"dataframe_split": {"columns": [[1]], "data": [[1]]}}},
+            "has not columns",
+        ),
+        (400, "POST", "/invocations", {"content": HALF, "headers": JSON}, "is not JSON"),
+        (413, "POST", "/predict", {"content": nulls(row), "headers": {"content-type": ARROW}}, "serving.max_rows=5"),
         (422, "POST", "/feedback", {"json": {"request_id": "r", "label": "perhaps"}}, "allowed: no, yes"),
         (422, "POST", "/feedback", {"json": {"label": "yes"}}, "has not the fields request_id"),
         (422, "POST", "/feedback", {"json": {"feedback": []}}, "is not a list"),
+        (422, "POST", "/feedback", {"json": {"feedback": [{}], "row": 1}}, "row: is not a field beside feedback"),
     ]
 
 

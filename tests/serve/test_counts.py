@@ -1,8 +1,11 @@
 """What is counted: every request once, under who answered or refused it, and /metrics as Prometheus reads it."""
 
 import asyncio
+import json
 import logging
 from collections import Counter
+from collections.abc import MutableMapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,9 +178,16 @@ def test_who_does_not_wait_and_what_breaks_are_counted_too(served) -> None:
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        with pytest.raises(KeyError):  # a scope that no server sends
-            await served.application({"type": "http", "path": "/houses/predict"}, never.wait, never.wait)
+        broken = {"type": "http", "path": "/houses/predict"}  # a scope that no server sends
 
+        async def keep(message: MutableMapping[str, Any]) -> None:
+            sent.append(message)
+
+        await served.application(broken, never.wait, keep)
+
+    sent = list[MutableMapping[str, Any]]()
     asyncio.run(leave())
+    assert sent[0]["status"] == 500
+    assert json.loads(sent[1]["body"])["error"]["key"] == "request"
     found = figures(served.ask("GET", "/metrics"))
     assert {code: total(found, "rungway_requests_total", code=code) for code in ("499", "500")} == {"499": 1, "500": 1}
