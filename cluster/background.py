@@ -116,17 +116,17 @@ def stop_head(cluster: Cluster) -> bool:
     _signal(head.pid, signal.SIGTERM)  # it ends its own
     for wanted in (None, signal.SIGTERM, signal.SIGKILL):
         if wanted is not None:
-            for pid in _session(head.pid):
+            for pid in session_pids(head.pid):
                 _signal(pid, wanted)
         deadline = time.monotonic() + STOP_S
-        while _session(head.pid) and time.monotonic() < deadline:  # looked up anew: a head that starts still forks
+        while session_pids(head.pid) and time.monotonic() < deadline:  # looked up anew: a head that starts still forks
             time.sleep(0.05)
     (storage / RECORD).unlink(missing_ok=True)
     forget(storage)
     return True
 
 
-def _session(leader: int) -> list[int]:
+def session_pids(leader: int) -> list[int]:
     """Return the live processes of a process session: the head, and all that it started."""
     pids = []
     for entry in Path("/proc").iterdir():

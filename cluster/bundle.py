@@ -19,8 +19,6 @@ from conf.errors import BadInput
 
 MANIFEST = "manifest.json"
 _NOT_OURS = (MANIFEST, "registered_model_meta")  # MLflow adds the latter when it loads a version
-
-
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"  # of ONNX Runtime
 
 

@@ -98,11 +98,6 @@ def text_bytes(texts: Sequence[str], length: int) -> Array:
     return padded
 
 
-def text_of(row: Array) -> str:
-    """Return the text of a row of `text_bytes`."""
-    return bytes(row).rstrip(b"\0").decode()
-
-
 def _numbers(values: pa.ChunkedArray) -> Array:
     array = pc.cast(pc.fill_null(pc.cast(values, pa.float64()), math.nan), pa.float32(), safe=False)
     return np.asarray(array.to_numpy())

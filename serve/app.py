@@ -110,8 +110,8 @@ class Application:
             return said(refused)
         except BadInput as why:
             return said(Refused(422, why))
-        except Exception as error:
-            log.exception("%s: a request to %s failed", self._cfg.name, self._route(path), exc_info=error)
+        except Exception:
+            log.exception("%s: a request to %s failed", self._cfg.name, self._route(path))
             bound = "failed in a way that nobody foresaw"
             return said(Refused(FAILED, BadInput("request", None, bound, "the replica's log has the reason")))
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,12 +143,15 @@ class Predictor:
 
     def _split(self, variant: Variant, items: list[_Item], raw: Raw, outputs: Array) -> list[Predicted]:
         """Return the answer to each request of a batch."""
-        answers, first, all_doubts = list[Predicted](), 0, variant.trained.doubts(raw)
-        doubtful = bool(all_doubts.said)
+        doubts = variant.trained.doubts(raw)
+        if len(items) == 1:
+            return [Predicted(variant, items[0].request_id, outputs, doubts)]
+        answers, first = list[Predicted](), 0
         for item in items:
             own = slice(first, first + item.rows)
-            doubts = variant.trained.doubts({name: values[own] for name, values in raw.items()}) if doubtful else NONE
-            answers.append(Predicted(variant, item.request_id, outputs[own], doubts))
+            of_item = {name: values[own] for name, values in raw.items()} if doubts.said else None
+            warnings = NONE if of_item is None else variant.trained.doubts(of_item)
+            answers.append(Predicted(variant, item.request_id, outputs[own], warnings))
             first += item.rows
         return answers
 
@@ -177,10 +181,8 @@ def _read(items: list[_Item], schema: ModelSchema) -> list[Raw | Exception]:
     """
     rows = [item.raw for item in items if not isinstance(item.raw, dict)]
     if len(rows) == len(items) > 1:
-        try:
+        with suppress(BadInput):  # whose it is, the next lines find
             return [raw_from_rows([row for each in rows for row in each], schema), *({} for _ in rows[1:])]
-        except BadInput:
-            pass  # whose it is, the next lines find
     found = list[Raw | Exception]()
     for item in items:
         try:

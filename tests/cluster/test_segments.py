@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from cluster import records
 from cluster.reading import read
-from cluster.records import FEEDBACK, feedback_tables
+from cluster.records import FEEDBACK, Feedback, feedback_tables
 from cluster.segments import UNFINISHED, SegmentWriter
 from tests.cluster.appending import feedback, feedback_writer
 
@@ -38,6 +39,18 @@ def test_acknowledged_means_on_disk_and_that_is_not_waited_for(tmp_path, top) ->
     assert not list(top.rglob(f"*{UNFINISHED}"))
 
 
+def held() -> tuple[threading.Event, threading.Event, Callable[[list[Feedback]], list[pa.Table]]]:
+    """Return what makes tables once it may: an event when a write has begun, and one that lets it go on."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def tables(batch: list[Feedback]) -> list[pa.Table]:
+        entered.set()
+        assert go_on.wait(10)
+        return feedback_tables(batch)
+
+    return entered, go_on, tables
+
+
 def test_what_comes_while_a_write_goes_on_shares_the_next_one(top) -> None:
     entered, go_on = threading.Event(), threading.Event()
     sizes = []
@@ -61,13 +74,7 @@ def test_what_comes_while_a_write_goes_on_shares_the_next_one(top) -> None:
 
 
 def test_what_nobody_waits_for_any_more_is_kept_all_the_same(tmp_path, top) -> None:
-    entered, go_on = threading.Event(), threading.Event()
-
-    def tables(batch) -> list[pa.Table]:
-        entered.set()
-        assert go_on.wait(10)
-        return feedback_tables(batch)
-
+    entered, go_on, tables = held()
     writer = SegmentWriter(top, tables, 3600, 1000)
     first = writer.append_durably(feedback("first"))
     assert entered.wait(10)
@@ -81,13 +88,7 @@ def test_what_nobody_waits_for_any_more_is_kept_all_the_same(tmp_path, top) -> N
 
 
 def test_where_the_queue_is_full_rows_are_dropped_and_counted(tmp_path, top) -> None:
-    entered, go_on = threading.Event(), threading.Event()
-
-    def tables(batch) -> list[pa.Table]:
-        entered.set()
-        assert go_on.wait(10)
-        return feedback_tables(batch)
-
+    entered, go_on, tables = held()
     writer = SegmentWriter(top, tables, 3600, 4)
     writer.append_durably(feedback("first"))
     assert entered.wait(10)

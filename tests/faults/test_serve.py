@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -28,8 +28,10 @@ from conf.schema import Cluster, TrainConfig
 from jobs.train import train
 from tests.conftest import QUICK
 from tests.faults.serving import HAPROXY, House, Load
+from tests.serve.conftest import until as within
 
 ROOT = Path(__file__).parents[2]
+until = partial(within, seconds=60)  # so long may Ray take to start a replica
 
 
 def deploy(house: House, *overrides: str) -> None:
@@ -56,13 +58,6 @@ def house(small_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield house
     finally:
         subprocess.run([sys.executable, "-m", "serve.stop", f"cluster.storage='{storage}'"], cwd=ROOT, check=True)
-
-
-def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def kill_one_replica(house: House) -> None:

@@ -81,6 +81,7 @@ def test_a_version_that_cannot_be_loaded_does_not_end_the_following(served) -> N
     manifest.write_text(json.dumps({"sha256": hashes}))
     served.registry.set_alias("houses", "champion", 2)
     until(lambda: served.ask("GET", "/healthz").json()["refused"])
+    assert served.ask("POST", "/predict", json={"rows": served.rows[:1]}).json()["version"] == 1
     served.registry.set_alias("houses", "champion", 1)
     until(lambda: not served.ask("GET", "/healthz").json()["refused"])
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 import cluster
+from cluster.background import session_pids
 from cluster.ports import free_port
 from cluster.registry import Registry
 from cluster.storage import VARIABLE
@@ -159,26 +160,12 @@ def end(process: subprocess.Popen[bytes]) -> None:
     """End a server that leads a session, and then what is left of its session, by pid."""
     process.terminate()
     deadline = time.monotonic() + END_S
-    while session(process.pid) and time.monotonic() < deadline:
+    while session_pids(process.pid) and time.monotonic() < deadline:
         process.poll()
         time.sleep(0.05)
-    for pid in session(process.pid):
+    for pid in session_pids(process.pid):
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue  # it ended by itself
     process.wait()
-
-
-def session(leader: int) -> list[int]:
-    """Return the live processes of a session (workers of Ray's are in process groups of their own)."""
-    pids = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[3]) == leader and fields[0] != "Z":
-                pids.append(int(entry.name))
-    return pids
